@@ -1,0 +1,2 @@
+//! `warren`: the node agent and the operator's command line.
+fn main() {}
