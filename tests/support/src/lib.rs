@@ -1,0 +1,2 @@
+//! A simulated world for Warren's tests.
+#![forbid(unsafe_code)]
