@@ -1,0 +1,226 @@
+//! Where a captured connection goes, decided once per connection at the
+//! source (hbone.md §10). Plaintext is an explicit answer, never a fallback.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::addr::{OriginalDst, canonical_addr};
+use crate::identity::SpiffeId;
+use crate::world::{Endpoint, ExactTarget, MeshMode, Pod, Service, ServiceRef, World};
+
+/// Port on which every pod of the mesh accepts tunnels.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Whether a port of a pod is Warren's own, so that no connection may be led
+/// to it (hbone.md §18). Warren's other listeners bind to no known port.
+pub fn is_own_port(port: u16) -> bool {
+    port == HBONE_PORT
+}
+
+/// The decision about one outbound connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// Refuse it.
+    Deny(RouteDenied),
+    /// The destination is outside the mesh: plain TCP.
+    Plain(PlainRoute),
+    /// The chosen endpoint is the source pod itself: inside its own namespace.
+    Own(OwnRoute),
+    /// Mutual TLS to the destination pod.
+    Tunnel(TunnelRoute),
+}
+
+/// Plain TCP to a destination known to be outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainRoute {
+    /// Address to connect to, after load balancing.
+    pub destination: SocketAddr,
+    /// The pod with that address, if it is one.
+    pub pod: Option<Arc<Pod>>,
+    /// The service that was addressed.
+    pub service: Option<ServiceRef>,
+}
+
+/// Plain TCP from a pod to itself, by way of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnRoute {
+    /// The pod's own address and target port.
+    pub destination: SocketAddr,
+    /// The service that was addressed.
+    pub service: Option<ServiceRef>,
+}
+
+/// A tunnel to a pod of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelRoute {
+    /// Address to dial: the pod's, at [`HBONE_PORT`].
+    pub hbone: SocketAddr,
+    /// What CONNECT asks for: the pod's address and target port.
+    pub authority: SocketAddr,
+    /// Identities accepted from the peer; never empty.
+    pub expected: Vec<SpiffeId>,
+    /// The destination pod.
+    pub destination: Arc<Pod>,
+    /// The service that was addressed.
+    pub service: Option<ServiceRef>,
+}
+
+/// Why a connection has no route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum RouteDenied {
+    /// The world knows nothing at that address.
+    #[error("nothing in the world has the destination address")]
+    UnknownDestination,
+    /// The service has no ready endpoint of the destination's address family
+    /// that serves the port.
+    #[error("the service has no ready endpoint")]
+    NoReadyEndpoint,
+    /// The service has no such TCP port.
+    #[error("the service has no such TCP port")]
+    NoSuchServicePort,
+    /// The destination is a loopback address or a port of Warren's own.
+    #[error("the destination is a loopback address or a port of the mesh itself")]
+    IllegalPort,
+    /// The source pod is not in this world.
+    #[error("the source pod is not in the world")]
+    SourceUnknown,
+}
+
+impl RouteDenied {
+    /// The label for metrics and audit events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownDestination => "unknown_destination",
+            Self::NoReadyEndpoint => "no_ready_endpoint",
+            Self::NoSuchServicePort => "no_such_service_port",
+            Self::IllegalPort => "illegal_port",
+            Self::SourceUnknown => "source_unknown",
+        }
+    }
+}
+
+impl Route {
+    /// The label for audit events and logs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Deny(_) => "none",
+            Self::Plain(_) => "plain",
+            Self::Own(_) => "own",
+            Self::Tunnel(_) => "tunnel",
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deny(why) => write!(f, "none: {why}"),
+            Self::Plain(r) => write!(f, "plain to {}", r.destination),
+            Self::Own(r) => write!(f, "own {}", r.destination),
+            Self::Tunnel(r) => write!(f, "tunnel to {} by {}", r.authority, r.hbone),
+        }
+    }
+}
+
+/// Routes one connection of `source` to `dst`. `pick` is a random number that
+/// chooses among the ready endpoints of a service.
+pub fn outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Route {
+    match try_outbound(world, source, dst, pick) {
+        Ok(route) => route,
+        Err(why) => Route::Deny(why),
+    }
+}
+
+fn try_outbound(
+    world: &World,
+    source: &Pod,
+    dst: OriginalDst,
+    pick: u64,
+) -> Result<Route, RouteDenied> {
+    if world.pod(&source.uid).is_none() {
+        return Err(RouteDenied::SourceUnknown);
+    }
+    let dst = canonical_addr(dst.0);
+    if dst.ip().is_loopback() || dst.port() == 0 {
+        return Err(RouteDenied::IllegalPort);
+    }
+    if let Some(service) = world.service_by_vip(dst.ip()) {
+        return by_service(world, source, service, dst.ip(), dst.port(), pick);
+    }
+    if let Some(pod) = world.pod_by_ip(dst.ip()).filter(|pod| !pod.host_network) {
+        return to_address(source, Some(pod), dst, None);
+    }
+    match world.exact_target(dst) {
+        Some(ExactTarget::Service { service, port }) => {
+            by_service(world, source, service, dst.ip(), port, pick)
+        }
+        Some(ExactTarget::Pod { pod, port }) => {
+            let ip = pod.ips.iter().find(|ip| ip.is_ipv4() == dst.is_ipv4());
+            let ip = ip.ok_or(RouteDenied::NoReadyEndpoint)?;
+            to_address(source, Some(pod), SocketAddr::new(*ip, port), None)
+        }
+        None if world.is_node_address(dst.ip()) => {
+            to_address(source, world.pod_by_ip(dst.ip()), dst, None)
+        }
+        None => Err(RouteDenied::UnknownDestination),
+    }
+}
+
+fn by_service(
+    world: &World,
+    source: &Pod,
+    service: &Service,
+    vip: IpAddr,
+    port: u16,
+    pick: u64,
+) -> Result<Route, RouteDenied> {
+    service.port(port).ok_or(RouteDenied::NoSuchServicePort)?;
+    let usable =
+        |e: &&Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
+    let count = service.endpoints.iter().filter(usable).count() as u64;
+    let index = pick
+        .checked_rem(count)
+        .ok_or(RouteDenied::NoReadyEndpoint)?;
+    let endpoint = service.endpoints.iter().filter(usable).nth(index as usize);
+    let endpoint = endpoint.ok_or(RouteDenied::NoReadyEndpoint)?;
+    let target = endpoint
+        .ports
+        .get(&port)
+        .ok_or(RouteDenied::NoReadyEndpoint)?;
+    let pod = endpoint.pod.as_ref().and_then(|uid| world.pod(uid));
+    let destination = SocketAddr::new(endpoint.ip, *target);
+    to_address(source, pod, destination, Some(service.reference()))
+}
+
+fn to_address(
+    source: &Pod,
+    pod: Option<&Arc<Pod>>,
+    destination: SocketAddr,
+    service: Option<ServiceRef>,
+) -> Result<Route, RouteDenied> {
+    let in_mesh = pod.filter(|p| p.mode == MeshMode::Ambient && !p.host_network);
+    let Some(pod) = in_mesh else {
+        return Ok(Route::Plain(PlainRoute {
+            destination,
+            pod: pod.cloned(),
+            service,
+        }));
+    };
+    if is_own_port(destination.port()) {
+        return Err(RouteDenied::IllegalPort);
+    }
+    if pod.uid == source.uid {
+        return Ok(Route::Own(OwnRoute {
+            destination,
+            service,
+        }));
+    }
+    Ok(Route::Tunnel(TunnelRoute {
+        hbone: SocketAddr::new(destination.ip(), HBONE_PORT),
+        authority: destination,
+        expected: vec![pod.identity.clone()],
+        destination: Arc::clone(pod),
+        service,
+    }))
+}

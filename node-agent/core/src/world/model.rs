@@ -1,0 +1,244 @@
+//! What the world is made of: the mesh, its pods, services and endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::identity::{PodUid, SpiffeId, TrustDomain};
+
+/// Facts that hold for the whole mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// The mesh's own trust domain.
+    pub trust_domain: TrustDomain,
+    /// Names that policies may use for the own trust domain. `cluster.local`
+    /// is always one of them (seeds.md, 004).
+    pub trust_domain_aliases: Vec<String>,
+    /// Namespace whose policies apply to the whole mesh.
+    pub root_namespace: String,
+    /// Cluster name, for telemetry.
+    pub cluster: String,
+    /// Region, for telemetry.
+    pub region: String,
+    /// Destination ranges captured in addition to every address of the world.
+    pub capture_ranges: Vec<IpNet>,
+}
+
+impl MeshConfig {
+    /// The alias of the own trust domain that every Istio policy may use.
+    pub const CLUSTER_LOCAL: &'static str = "cluster.local";
+
+    /// A mesh with Istio's usual root namespace and nothing else set.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            trust_domain_aliases: vec![Self::CLUSTER_LOCAL.to_owned()],
+            root_namespace: "istio-system".to_owned(),
+            cluster: String::new(),
+            region: String::new(),
+            capture_ranges: Vec::new(),
+        }
+    }
+
+    /// Whether a policy that writes `name` means the own trust domain.
+    pub fn is_own_trust_domain(&self, name: &str) -> bool {
+        name == self.trust_domain.as_str() || self.trust_domain_aliases.iter().any(|a| a == name)
+    }
+}
+
+/// Whether a pod's traffic is Warren's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeshMode {
+    /// In the mesh: captured, and reached by HBONE.
+    Ambient,
+    /// Not in the mesh: untouched, and reached in plaintext.
+    None,
+}
+
+/// Kinds of workload that the `baggage` header can name (hbone.md §7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadKind {
+    /// An apps/v1 Deployment.
+    Deployment,
+    /// A batch/v1 CronJob.
+    CronJob,
+    /// A batch/v1 Job.
+    Job,
+    /// A pod with no such owner.
+    Pod,
+}
+
+impl WorkloadKind {
+    /// The word used in `k8s.<word>.name`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::CronJob => "cronjob",
+            Self::Job => "job",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// What a pod is an instance of; for metrics and `baggage`, never for policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Kind of the owner.
+    pub kind: WorkloadKind,
+    /// Name of the owner, or of the pod when it has none.
+    pub name: String,
+}
+
+/// A port that a container declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Name that a Service's `targetPort` may use.
+    pub name: Option<String>,
+    /// Port inside the pod.
+    pub port: u16,
+    /// Port of the node that leads here, if any.
+    pub host_port: Option<u16>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// Transport protocol of a declared port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP, the only one Warren carries today.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// One pod, as its manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Key of the pod everywhere in Warren.
+    pub uid: PodUid,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `spec.serviceAccountName`, `default` when absent.
+    pub service_account: String,
+    /// Node that runs the pod; empty when unknown.
+    pub node: String,
+    /// Addresses, canonical, in manifest order.
+    pub ips: Vec<IpAddr>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether services may send to it.
+    pub ready: bool,
+    /// The name its SVID must carry: computed from the trust domain, the
+    /// namespace and the service account (identity.md §13).
+    pub identity: SpiffeId,
+    /// Whether it is in the mesh.
+    pub mode: MeshMode,
+    /// Path of its network namespace, known for local pods of a standalone
+    /// world only.
+    pub netns: Option<PathBuf>,
+    /// What it is an instance of.
+    pub workload: Workload,
+    /// Istio's `destination_canonical_service`.
+    pub canonical_name: String,
+    /// Istio's `destination_canonical_revision`.
+    pub canonical_revision: String,
+    /// Ports its containers declare.
+    pub ports: Vec<ContainerPort>,
+    /// Shares the node's network namespace; never captured.
+    pub host_network: bool,
+    /// Addresses of its node, for `hostPort`s.
+    pub host_ips: Vec<IpAddr>,
+}
+
+/// A service port and the protocol it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Port of the VIP.
+    pub port: u16,
+    /// Name, needed to match EndpointSlice ports.
+    pub name: Option<String>,
+    /// Port of every node that leads here, if any.
+    pub node_port: Option<u16>,
+}
+
+/// One Kubernetes Service, TCP ports only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `NAME.NAMESPACE.svc.cluster.local`.
+    pub hostname: String,
+    /// Cluster, external and load-balancer IPs, canonical; empty if headless.
+    pub vips: Vec<IpAddr>,
+    /// TCP ports.
+    pub ports: Vec<ServicePort>,
+    /// Where the service leads, in a fixed order.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Service {
+    /// The short handle kept by routes and records.
+    pub fn reference(&self) -> ServiceRef {
+        ServiceRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            hostname: self.hostname.clone(),
+        }
+    }
+
+    /// The TCP port of that number.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+}
+
+/// One address behind a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The pod that has the address, when the world knows one.
+    pub pod: Option<PodUid>,
+    /// Canonical address.
+    pub ip: IpAddr,
+    /// Service port → target port. A port missing here is not served.
+    pub ports: BTreeMap<u16, u16>,
+    /// Whether it may be sent to.
+    pub ready: bool,
+}
+
+/// Names a service in routes, headers and records.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ServiceRef {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `NAME.NAMESPACE.svc.cluster.local`.
+    pub hostname: String,
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The destinations whose connections the kernel hands to the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CaptureSet {
+    /// Ranges and single addresses, any port.
+    pub prefixes: BTreeSet<IpNet>,
+    /// Node addresses, where only some ports belong to the mesh.
+    pub exact: BTreeSet<(IpAddr, u16)>,
+}
