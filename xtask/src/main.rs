@@ -1,0 +1,45 @@
+//! Warren's chores, one module each: `cargo xtask help` lists them.
+//!
+//! Exit codes: 0 done; 1 something failed or differed from what was expected;
+//! 2 usage; 3 something is missing that `setup` cannot install by itself (the
+//! commands are printed); 130 interrupted.
+
+mod ebpf;
+mod exit;
+mod process;
+mod programs;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Warren's chores", disable_help_subcommand = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the kernel programs into target/ebpf/.
+    BuildEbpf(ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::BuildEbpf(args) => ebpf::build(&workspace, &args),
+    }
+}
