@@ -11,6 +11,7 @@
 pub mod addr;
 pub mod audit;
 pub mod identity;
+pub mod policy;
 pub mod pool;
 pub mod route;
 pub mod san;

@@ -1,0 +1,104 @@
+//! Alternatives by identity, then by port, so that a decision looks at those
+//! that could cover the connection and not at all there are.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::compile::{Alternative, Effect, Facts, IdentityKeys};
+
+/// The alternatives of one effect in one layer.
+#[derive(Debug)]
+pub(super) struct RuleIndex {
+    effect: Effect,
+    alternatives: Vec<Alternative>,
+    /// By `ns/NS/sa/SA`, whatever the trust domain.
+    paths: HashMap<Box<str>, Bucket>,
+    /// By the peer's namespace.
+    namespaces: HashMap<Box<str>, Bucket>,
+    /// Those whose identities cannot be listed.
+    unlisted: Bucket,
+}
+
+/// Positions in `alternatives`, ascending.
+#[derive(Debug, Default)]
+struct Bucket {
+    any_port: Vec<usize>,
+    by_port: BTreeMap<u16, Vec<usize>>,
+}
+
+impl RuleIndex {
+    pub(super) fn new(effect: Effect, alternatives: Vec<Alternative>) -> Self {
+        let mut this = Self {
+            effect,
+            alternatives: Vec::new(),
+            paths: HashMap::new(),
+            namespaces: HashMap::new(),
+            unlisted: Bucket::default(),
+        };
+        for alternative in alternatives {
+            this.add(alternative);
+        }
+        this
+    }
+
+    fn add(&mut self, alternative: Alternative) {
+        let position = self.alternatives.len();
+        let ports = alternative.ports();
+        let put = |bucket: &mut Bucket| match &ports {
+            None => bucket.any_port.push(position),
+            Some(ports) => {
+                for port in ports {
+                    bucket.by_port.entry(*port).or_default().push(position);
+                }
+            }
+        };
+        match alternative.identity_keys() {
+            IdentityKeys::Paths(paths) => {
+                for path in dedup(paths) {
+                    put(self.paths.entry(path.into()).or_default());
+                }
+            }
+            IdentityKeys::Namespaces(names) => {
+                for name in dedup(names) {
+                    put(self.namespaces.entry(name.into()).or_default());
+                }
+            }
+            IdentityKeys::Unlisted => put(&mut self.unlisted),
+        }
+        self.alternatives.push(alternative);
+    }
+
+    /// An alternative that covers the connection. Allocates nothing.
+    pub(super) fn find(&self, facts: &Facts<'_>) -> Option<&Alternative> {
+        let path = facts.peer.and_then(|peer| self.paths.get(peer.path()));
+        let namespace = facts
+            .peer
+            .and_then(|peer| self.namespaces.get(peer.namespace()));
+        [path, namespace, Some(&self.unlisted)]
+            .into_iter()
+            .flatten()
+            .flat_map(|bucket| bucket.at(facts.port))
+            .filter_map(|position| self.alternatives.get(*position))
+            .find(|alternative| alternative.covers(facts, self.effect))
+    }
+
+    /// Whether some alternative lists the peer's identity, for explanations.
+    pub(super) fn lists(&self, facts: &Facts<'_>) -> bool {
+        facts.peer.is_some_and(|peer| {
+            self.paths.contains_key(peer.path()) || self.namespaces.contains_key(peer.namespace())
+        })
+    }
+}
+
+impl Bucket {
+    fn at(&self, port: u16) -> impl Iterator<Item = &usize> {
+        let of_port = self.by_port.get(&port).into_iter().flatten();
+        of_port.chain(&self.any_port)
+    }
+}
+
+/// Two values of one list may come down to the same key.
+fn dedup(mut keys: Vec<&str>) -> Vec<&str> {
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
