@@ -13,6 +13,8 @@ use crate::programs;
 use crate::workspace::Workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// Debian's clippy, which fits Debian's compiler.
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 /// Debian's compiler; rustup's shim of the same name stands earlier in PATH.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const LINKER: &str = "bpf-linker";
@@ -89,6 +91,11 @@ impl Toolchain {
         })
     }
 
+    /// Debian's clippy, if it is installed.
+    pub(crate) fn debian_clippy() -> Option<&'static str> {
+        Path::new(DEBIAN_CLIPPY).is_file().then_some(DEBIAN_CLIPPY)
+    }
+
     /// What is said of it.
     pub(crate) fn describe(&self) -> String {
         match self {
@@ -144,7 +151,8 @@ fn binaries(workspace: &Workspace) -> Result<Vec<String>> {
     cargo.current_dir(workspace.path("ebpf/programs")).args(["metadata", "--no-deps", "--format-version", "1"]);
     let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut cargo)?)?;
     let targets = metadata["packages"][0]["targets"].as_array().context("cargo metadata names no targets")?;
-    let is_bin = |target: &&serde_json::Value| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"bin".into()));
+    let is_bin =
+        |target: &&serde_json::Value| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"bin".into()));
     Ok(targets.iter().filter(is_bin).filter_map(|target| target["name"].as_str()).map(str::to_owned).collect())
 }
 

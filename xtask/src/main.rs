@@ -6,8 +6,10 @@
 
 mod ebpf;
 mod exit;
+mod interrupt;
 mod process;
 mod programs;
+mod setup;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Find what this machine lacks and install it.
+    Setup(setup::Args),
     /// Build the kernel programs into target/ebpf/.
     BuildEbpf(ebpf::Args),
 }
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match command {
+        Command::Setup(args) => setup::run(&workspace, &args),
         Command::BuildEbpf(args) => ebpf::build(&workspace, &args),
     }
 }

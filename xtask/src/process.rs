@@ -11,7 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::interrupt;
 use crate::programs;
 
 /// How often a step that writes to a file rather than a terminal says that it
@@ -69,7 +72,11 @@ pub(crate) fn shown(command: &Command) -> String {
 
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Runs a command with its output shown.
@@ -136,7 +143,11 @@ impl<'a> Progress<'a> {
     fn wait(&mut self, mut child: Child) -> Result<ExitStatus> {
         loop {
             if let Some(status) = child.try_wait()? {
+                interrupt::check()?;
                 return Ok(status);
+            }
+            if interrupt::raised() {
+                terminate(&child);
             }
             self.say();
             thread::sleep(POLL);
@@ -158,6 +169,13 @@ impl<'a> Progress<'a> {
         let clear = if self.terminal { "\r\x1b[K" } else { "" };
         let word = if well { "done" } else { "FAILED" };
         eprintln!("{clear}  {} … {word} ({:.1} s)", self.title, self.started.elapsed().as_secs_f32());
+    }
+}
+
+/// Asks a child to end; one that has ended already is no error.
+pub(crate) fn terminate(child: &Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
 
