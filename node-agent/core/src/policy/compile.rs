@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use super::decision::PolicyRef;
 use super::matcher::{
-    IpBlocks, Namespaces, Peer, Principals, Reading, ServiceAccounts, TrustDomains, TrustNames,
-    parse_port,
+    IpBlocks, Namespaces, Peer, Principals, Reading, ServiceAccounts, TrustDomains, TrustNames, parse_port,
 };
 use super::object::{Action, AuthorizationPolicy, Condition, Operation, Rule, Source};
 
@@ -78,8 +77,7 @@ impl Alternative {
         let named = || self.positive().any(|v| matches!(v, Values::Principals(_)));
         (effect == Effect::Refuse || !foreign || named())
             && all(&self.source, facts)
-            && (self.rest.operations.is_empty()
-                || self.rest.operations.iter().any(|o| all(o, facts)))
+            && (self.rest.operations.is_empty() || self.rest.operations.iter().any(|o| all(o, facts)))
             && all(&self.rest.conditions, facts)
     }
 
@@ -108,8 +106,7 @@ impl Alternative {
             let listed = |terms: &Vec<Term>| terms.iter().find_map(Term::listed_ports).cloned();
             let operations = &self.rest.operations;
             let sets: Option<Vec<_>> = operations.iter().map(listed).collect();
-            sets.filter(|s| !s.is_empty())
-                .map(|s| s.into_iter().flatten().collect())
+            sets.filter(|s| !s.is_empty()).map(|s| s.into_iter().flatten().collect())
         })
     }
 
@@ -159,11 +156,7 @@ pub(super) fn alternatives(
     reference: &PolicyRef,
     names: &TrustNames,
 ) -> Vec<Alternative> {
-    let compiler = Compiler {
-        effect: effect(policy.spec.action),
-        namespace: &policy.namespace,
-        names,
-    };
+    let compiler = Compiler { effect: effect(policy.spec.action), namespace: &policy.namespace, names };
     let rules = policy.spec.rules.iter();
     rules
         .filter_map(|rule| compiler.rule(rule))
@@ -205,63 +198,30 @@ impl Compiler<'_> {
         let empty_source = Source::default();
         let empty_operation = Operation::default();
         let sources = rule.from.iter().map(|from| from.source.as_ref());
-        let mut sources = sources
-            .map(|s| self.source(s.unwrap_or(&empty_source)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut sources = sources.map(|s| self.source(s.unwrap_or(&empty_source))).collect::<Result<Vec<_>, _>>()?;
         if sources.is_empty() {
             sources.push(Vec::new());
         }
         let operations = rule.to.iter().map(|to| to.operation.as_ref());
-        let operations = operations
-            .map(|o| self.operation(o.unwrap_or(&empty_operation)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let operations =
+            operations.map(|o| self.operation(o.unwrap_or(&empty_operation))).collect::<Result<Vec<_>, _>>()?;
         let mut conditions = Vec::new();
         for condition in &rule.when {
             self.condition(condition, &mut conditions)?;
         }
-        Ok((
-            sources,
-            Rest {
-                operations,
-                conditions,
-            },
-        ))
+        Ok((sources, Rest { operations, conditions }))
     }
 
     fn source(&self, source: &Source) -> Result<Vec<Term>, Unseen> {
         let mut terms = Vec::new();
         let mut add = |key, values, not_values| self.add(&mut terms, key, values, not_values);
-        add(
-            "source.principal",
-            &source.principals,
-            &source.not_principals,
-        )?;
-        add(
-            "source.namespace",
-            &source.namespaces,
-            &source.not_namespaces,
-        )?;
-        add(
-            "source.serviceAccount",
-            &source.service_accounts,
-            &source.not_service_accounts,
-        )?;
-        add(
-            "source.trustDomain",
-            &source.trust_domains,
-            &source.not_trust_domains,
-        )?;
+        add("source.principal", &source.principals, &source.not_principals)?;
+        add("source.namespace", &source.namespaces, &source.not_namespaces)?;
+        add("source.serviceAccount", &source.service_accounts, &source.not_service_accounts)?;
+        add("source.trustDomain", &source.trust_domains, &source.not_trust_domains)?;
         add("source.ip", &source.ip_blocks, &source.not_ip_blocks)?;
-        add(
-            "remote.ip",
-            &source.remote_ip_blocks,
-            &source.not_remote_ip_blocks,
-        )?;
-        add(
-            "request.auth.principal",
-            &source.request_principals,
-            &source.not_request_principals,
-        )?;
+        add("remote.ip", &source.remote_ip_blocks, &source.not_remote_ip_blocks)?;
+        add("request.auth.principal", &source.request_principals, &source.not_request_principals)?;
         Ok(terms)
     }
 
@@ -276,23 +236,13 @@ impl Compiler<'_> {
     }
 
     fn condition(&self, condition: &Condition, terms: &mut Vec<Term>) -> Result<(), Unseen> {
-        let Condition {
-            key,
-            values,
-            not_values,
-        } = condition;
+        let Condition { key, values, not_values } = condition;
         self.add(terms, key, values, not_values)
     }
 
     /// Adds the terms of one attribute. One that L4 cannot see drops a rule
     /// that grants and is taken as satisfied in a rule that refuses.
-    fn add(
-        &self,
-        terms: &mut Vec<Term>,
-        key: &str,
-        values: &[String],
-        not_values: &[String],
-    ) -> Result<(), Unseen> {
+    fn add(&self, terms: &mut Vec<Term>, key: &str, values: &[String], not_values: &[String]) -> Result<(), Unseen> {
         let wanted = match self.effect {
             Effect::Grant => Reading::Narrow,
             Effect::Refuse => Reading::Wide,
@@ -319,17 +269,11 @@ impl Compiler<'_> {
         Some(match key {
             "source.principal" => Values::Principals(Principals::new(list, reading, self.names)),
             "source.namespace" => Values::Namespaces(Namespaces::new(list, reading)),
-            "source.serviceAccount" => {
-                Values::ServiceAccounts(ServiceAccounts::new(list, self.namespace, reading))
-            }
-            "source.trustDomain" => {
-                Values::TrustDomains(TrustDomains::new(list, reading, self.names))
-            }
+            "source.serviceAccount" => Values::ServiceAccounts(ServiceAccounts::new(list, self.namespace, reading)),
+            "source.trustDomain" => Values::TrustDomains(TrustDomains::new(list, reading, self.names)),
             "source.ip" => Values::SourceIp(IpBlocks::new(list)),
             "destination.ip" => Values::DestinationIp(IpBlocks::new(list)),
-            "destination.port" => {
-                Values::Ports(list.iter().filter_map(|p| parse_port(p)).collect())
-            }
+            "destination.port" => Values::Ports(list.iter().filter_map(|p| parse_port(p)).collect()),
             _ => return None,
         })
     }

@@ -58,16 +58,8 @@ pub struct Denial {
 }
 
 impl Denial {
-    pub(super) fn new(
-        reason: DenyReason,
-        policy: Option<PolicyRef>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self {
-            reason,
-            policy,
-            detail: detail.into(),
-        }
+    pub(super) fn new(reason: DenyReason, policy: Option<PolicyRef>, detail: impl Into<String>) -> Self {
+        Self { reason, policy, detail: detail.into() }
     }
 }
 

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::compile::Facts;
-use super::decision::{
-    Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef,
-};
+use super::decision::{Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
 use super::matcher::Peer;
 use super::peer_authentication::PortModes;
 use super::rule_index::RuleIndex;
@@ -72,11 +70,7 @@ impl PolicyIndex {
     /// Compiles the policies of a world.
     ///
     /// Objects that did not pass validation are treated as not understood.
-    pub fn build<'a>(
-        mesh: &MeshConfig,
-        pods: impl IntoIterator<Item = &'a Pod>,
-        policies: &PolicySet,
-    ) -> Self {
+    pub fn build<'a>(mesh: &MeshConfig, pods: impl IntoIterator<Item = &'a Pod>, policies: &PolicySet) -> Self {
         build::build(mesh, pods, policies)
     }
 
@@ -86,11 +80,7 @@ impl PolicyIndex {
     /// trust domain, no ALLOW applies, ALLOW.
     pub fn decide(&self, connection: &Connection<'_>) -> Result<Permit, Denial> {
         let Some(policy) = self.pods.get(&connection.destination.uid) else {
-            return Err(Denial::new(
-                DenyReason::DestinationUnknown,
-                None,
-                "destination is not part of the world",
-            ));
+            return Err(Denial::new(DenyReason::DestinationUnknown, None, "destination is not part of the world"));
         };
         let facts = self.facts(connection);
         policy.check_understood()?;
@@ -101,26 +91,19 @@ impl PolicyIndex {
 
     /// The mTLS mode of a pod's port; STRICT for a pod that is not known.
     pub fn mode(&self, pod: &Pod, port: u16) -> MtlsMode {
-        self.pods
-            .get(&pod.uid)
-            .map_or(MtlsMode::Strict, |policy| policy.modes.at(port).mode)
+        self.pods.get(&pod.uid).map_or(MtlsMode::Strict, |policy| policy.modes.at(port).mode)
     }
 
     /// The mTLS mode of the ports that have none of their own.
     pub fn default_mode(&self, pod: &Pod) -> MtlsMode {
-        self.pods
-            .get(&pod.uid)
-            .map_or(MtlsMode::Strict, |policy| policy.modes.default.mode)
+        self.pods.get(&pod.uid).map_or(MtlsMode::Strict, |policy| policy.modes.default.mode)
     }
 
     /// What the kernel does with plaintext to a pod. `Refuse` only where
     /// [`Self::decide`] denies all plaintext, `Pass` only where it allows all.
     pub fn inbound_plan(&self, pod: &Pod) -> InboundPlan {
         let Some(policy) = self.pods.get(&pod.uid) else {
-            return InboundPlan {
-                default: PlainVerdict::Refuse,
-                ports: BTreeMap::new(),
-            };
+            return InboundPlan { default: PlainVerdict::Refuse, ports: BTreeMap::new() };
         };
         let open = policy.layers.iter().all(|layer| layer.is_empty);
         let verdict = |mode| match mode {
@@ -182,10 +165,7 @@ impl PodPolicy {
             return Ok(());
         };
         let (reason, detail) = if found.custom {
-            (
-                DenyReason::CustomMatched,
-                "denied by a CUSTOM policy, whose external authorizer cannot be asked at L4",
-            )
+            (DenyReason::CustomMatched, "denied by a CUSTOM policy, whose external authorizer cannot be asked at L4")
         } else {
             (DenyReason::DenyMatched, "denied by a DENY policy")
         };
@@ -206,11 +186,9 @@ impl PodPolicy {
         }
         match considered {
             None => Ok(Permit::new(default.clone())),
-            Some(considered) => Err(Denial::new(
-                DenyReason::NoAllowMatched,
-                Some(considered),
-                self.why_not_allowed(facts),
-            )),
+            Some(considered) => {
+                Err(Denial::new(DenyReason::NoAllowMatched, Some(considered), self.why_not_allowed(facts)))
+            }
         }
     }
 

@@ -70,12 +70,7 @@ impl TrustNames {
         let own = mesh.trust_domain.as_str().to_owned();
         let aliases = mesh.trust_domain_aliases.iter().cloned();
         let always = MeshConfig::CLUSTER_LOCAL.to_owned();
-        Self(
-            std::iter::once(own)
-                .chain(aliases)
-                .chain(std::iter::once(always))
-                .collect(),
-        )
+        Self(std::iter::once(own).chain(aliases).chain(std::iter::once(always)).collect())
     }
 
     fn any(&self, test: impl Fn(&str) -> bool) -> bool {
@@ -189,9 +184,7 @@ impl Principals {
                 self.foreign_exact.insert(text.into());
             }
             (StringMatch::Exact(text), Reading::Narrow) => {
-                let foreign = text
-                    .split_once('/')
-                    .is_some_and(|(td, _)| !names.contains(td));
+                let foreign = text.split_once('/').is_some_and(|(td, _)| !names.contains(td));
                 if foreign {
                     self.foreign_exact.insert(text.into());
                 }
@@ -206,15 +199,11 @@ impl Principals {
             let path = peer.path();
             self.own_any
                 || self.own_exact.contains(path)
-                || self
-                    .own_prefixes
-                    .iter()
-                    .any(|p| path.starts_with(p.as_str()))
+                || self.own_prefixes.iter().any(|p| path.starts_with(p.as_str()))
                 || self.own_suffixes.iter().any(|s| path.ends_with(s.as_str()))
         } else {
             let principal = peer.id.principal();
-            self.foreign_exact.contains(principal)
-                || self.foreign_patterns.iter().any(|p| p.matches(principal))
+            self.foreign_exact.contains(principal) || self.foreign_patterns.iter().any(|p| p.matches(principal))
         }
     }
 
@@ -248,25 +237,18 @@ impl Namespaces {
                 pattern => patterns.push(pattern),
             }
         }
-        Self {
-            exact,
-            patterns,
-            reading,
-        }
+        Self { exact, patterns, reading }
     }
 
     pub(super) fn matches(&self, peer: &Peer<'_>) -> bool {
         let namespace = peer.namespace();
         reaches(self.reading, peer)
-            && (self.exact.contains(namespace)
-                || self.patterns.iter().any(|p| p.matches(namespace)))
+            && (self.exact.contains(namespace) || self.patterns.iter().any(|p| p.matches(namespace)))
     }
 
     /// Every namespace that can match, if they can be listed.
     pub(super) fn listed(&self) -> Option<impl Iterator<Item = &str>> {
-        self.patterns
-            .is_empty()
-            .then(|| self.exact.iter().map(|n| &**n))
+        self.patterns.is_empty().then(|| self.exact.iter().map(|n| &**n))
     }
 }
 
@@ -284,10 +266,7 @@ impl ServiceAccounts {
             let (ns, sa) = value.split_once('/').unwrap_or((policy_namespace, value));
             format!("ns/{ns}/sa/{sa}").into_boxed_str()
         };
-        Self {
-            paths: values.iter().map(path).collect(),
-            reading,
-        }
+        Self { paths: values.iter().map(path).collect(), reading }
     }
 
     pub(super) fn matches(&self, peer: &Peer<'_>) -> bool {
@@ -366,10 +345,7 @@ pub fn parse_ip_block(value: &str) -> Option<IpNet> {
 /// Reads a port: decimal digits, 1 to 65535.
 pub fn parse_port(value: &str) -> Option<u16> {
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    digits
-        .then(|| value.parse().ok())
-        .flatten()
-        .filter(|port| *port != 0)
+    digits.then(|| value.parse().ok()).flatten().filter(|port| *port != 0)
 }
 
 fn reaches(reading: Reading, peer: &Peer<'_>) -> bool {

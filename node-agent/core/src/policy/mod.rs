@@ -22,17 +22,21 @@ mod index;
 pub mod matcher;
 pub mod object;
 mod peer_authentication;
+#[cfg(test)]
+mod property;
+#[cfg(any(test, feature = "reference"))]
+pub mod reference;
 mod rule_index;
 mod scope;
+#[cfg(test)]
+mod testing;
 pub mod validate;
 
-pub use decision::{
-    Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef,
-};
+pub use decision::{Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
 pub use index::{PolicyBinding, PolicyIndex};
 pub use object::{
-    AuthorizationPolicy, AuthorizationPolicySpec, CreationTime, PeerAuthentication,
-    PeerAuthenticationSpec, WorkloadSelector,
+    AuthorizationPolicy, AuthorizationPolicySpec, CreationTime, PeerAuthentication, PeerAuthenticationSpec,
+    WorkloadSelector,
 };
 pub use scope::{NotUnderstood, PolicyKind, PolicySet};
 pub use validate::{FieldError, FieldWarning};

@@ -90,9 +90,7 @@ pub struct WorkloadSelector {
 impl WorkloadSelector {
     /// Whether a pod with these labels is selected.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 
@@ -155,10 +153,7 @@ pub struct To {
 /// of its values matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(
-    missing_docs,
-    reason = "the names are Istio's; policy.md §2 tells them"
-)]
+#[allow(missing_docs, reason = "the names are Istio's; policy.md §2 tells them")]
 pub struct Source {
     pub principals: Vec<String>,
     pub not_principals: Vec<String>,
@@ -179,10 +174,7 @@ pub struct Source {
 /// As [`Source`], for the request. L4 sees the ports only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(
-    missing_docs,
-    reason = "the names are Istio's; policy.md §2 tells them"
-)]
+#[allow(missing_docs, reason = "the names are Istio's; policy.md §2 tells them")]
 pub struct Operation {
     pub hosts: Vec<String>,
     pub not_hosts: Vec<String>,
@@ -250,9 +242,7 @@ pub struct PeerAuthenticationSpec {
 impl PeerAuthenticationSpec {
     /// The selector, unless it selects everything.
     pub fn narrowing_selector(&self) -> Option<&WorkloadSelector> {
-        self.selector
-            .as_ref()
-            .filter(|s| !s.match_labels.is_empty())
+        self.selector.as_ref().filter(|s| !s.match_labels.is_empty())
     }
 
     /// The mode, UNSET when absent.
@@ -292,9 +282,7 @@ impl FromStr for CreationTime {
     type Err = CreationTimeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map(Self)
-            .map_err(CreationTimeError)
+        OffsetDateTime::parse(text, &Rfc3339).map(Self).map_err(CreationTimeError)
     }
 }
 
@@ -322,18 +310,14 @@ where
             let mut ports = BTreeMap::new();
             while let Some((Port(port), value)) = map.next_entry()? {
                 if ports.insert(port, value).is_some() {
-                    return Err(de::Error::custom(format_args!(
-                        "port {port} is given twice"
-                    )));
+                    return Err(de::Error::custom(format_args!("port {port} is given twice")));
                 }
             }
             Ok(ports)
         }
     }
 
-    deserializer
-        .deserialize_map(Ports(std::marker::PhantomData))
-        .map(Some)
+    deserializer.deserialize_map(Ports(std::marker::PhantomData)).map(Some)
 }
 
 struct Port(u16);

@@ -45,8 +45,7 @@ impl<'a> PeerAuthentications<'a> {
     pub(super) fn new(objects: &[&'a PeerAuthentication], root_namespace: &'a str) -> Self {
         let mut sorted = objects.to_vec();
         sorted.sort_by(|a, b| a.age_order(b));
-        let reference =
-            |o: &&PeerAuthentication| PolicyRef::peer_authentication(&o.namespace, &o.name);
+        let reference = |o: &&PeerAuthentication| PolicyRef::peer_authentication(&o.namespace, &o.name);
         let mut this = Self {
             references: sorted.iter().map(reference).collect(),
             objects: sorted,
@@ -56,8 +55,7 @@ impl<'a> PeerAuthentications<'a> {
         for (position, object) in this.objects.iter().enumerate() {
             if !is_ignored(object, root_namespace) {
                 let selector = object.spec.narrowing_selector();
-                this.scopes
-                    .add(position, &object.namespace, selector, root_namespace);
+                this.scopes.add(position, &object.namespace, selector, root_namespace);
             }
         }
         this
@@ -72,17 +70,11 @@ impl<'a> PeerAuthentications<'a> {
         let default = counting
             .iter()
             .find_map(|position| self.setting(*position, self.objects.get(*position)?.spec.mode()))
-            .unwrap_or(Setting {
-                mode: MtlsMode::Permissive,
-                by: None,
-            });
-        let own_ports =
-            workload.and_then(|w| Some((w, self.objects.get(w)?.spec.port_level_mtls.as_ref()?)));
+            .unwrap_or(Setting { mode: MtlsMode::Permissive, by: None });
+        let own_ports = workload.and_then(|w| Some((w, self.objects.get(w)?.spec.port_level_mtls.as_ref()?)));
         let ports = own_ports
             .into_iter()
-            .flat_map(|(position, ports)| {
-                ports.iter().map(move |(port, mtls)| (position, port, mtls))
-            })
+            .flat_map(|(position, ports)| ports.iter().map(move |(port, mtls)| (position, port, mtls)))
             .filter_map(|(position, port, mtls)| Some((*port, self.setting(position, mtls.mode)?)))
             .collect();
         (PortModes { default, ports }, counting)
@@ -111,20 +103,13 @@ impl<'a> PeerAuthentications<'a> {
                 );
             }
             if let Some(older) = self.older_in_scope(position, object) {
-                messages.push(format!(
-                    "ignored: {}/{} is older and of the same scope",
-                    older.namespace, older.name
-                ));
+                messages.push(format!("ignored: {}/{} is older and of the same scope", older.namespace, older.name));
             }
             (*object, messages)
         })
     }
 
-    fn older_in_scope(
-        &self,
-        position: usize,
-        object: &PeerAuthentication,
-    ) -> Option<&'a PeerAuthentication> {
+    fn older_in_scope(&self, position: usize, object: &PeerAuthentication) -> Option<&'a PeerAuthentication> {
         if object.spec.narrowing_selector().is_some() {
             return None;
         }
@@ -134,9 +119,7 @@ impl<'a> PeerAuthentications<'a> {
             self.scopes.namespaces.get(object.namespace.as_str())?
         };
         let oldest = *scope.first()?;
-        (oldest != position)
-            .then(|| self.objects.get(oldest).copied())
-            .flatten()
+        (oldest != position).then(|| self.objects.get(oldest).copied()).flatten()
     }
 }
 

@@ -70,9 +70,7 @@ impl RuleIndex {
     /// An alternative that covers the connection. Allocates nothing.
     pub(super) fn find(&self, facts: &Facts<'_>) -> Option<&Alternative> {
         let path = facts.peer.and_then(|peer| self.paths.get(peer.path()));
-        let namespace = facts
-            .peer
-            .and_then(|peer| self.namespaces.get(peer.namespace()));
+        let namespace = facts.peer.and_then(|peer| self.namespaces.get(peer.namespace()));
         [path, namespace, Some(&self.unlisted)]
             .into_iter()
             .flatten()
@@ -83,9 +81,9 @@ impl RuleIndex {
 
     /// Whether some alternative lists the peer's identity, for explanations.
     pub(super) fn lists(&self, facts: &Facts<'_>) -> bool {
-        facts.peer.is_some_and(|peer| {
-            self.paths.contains_key(peer.path()) || self.namespaces.contains_key(peer.namespace())
-        })
+        facts
+            .peer
+            .is_some_and(|peer| self.paths.contains_key(peer.path()) || self.namespaces.contains_key(peer.namespace()))
     }
 }
 

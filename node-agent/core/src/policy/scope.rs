@@ -84,11 +84,7 @@ impl<'a> Scopes<'a> {
         let first = selector.and_then(|s| Some((s, s.match_labels.first_key_value()?)));
         match first {
             Some((selector, (key, value))) => {
-                let key = (
-                    (!is_root).then_some(namespace),
-                    key.as_str(),
-                    value.as_str(),
-                );
+                let key = ((!is_root).then_some(namespace), key.as_str(), value.as_str());
                 let list = self.selected.by_label.entry(key).or_default();
                 list.push((position, selector));
             }
@@ -99,9 +95,7 @@ impl<'a> Scopes<'a> {
 
     /// Objects without selector of the pod's namespace.
     pub(super) fn of_namespace(&self, pod: &Pod) -> &[usize] {
-        self.namespaces
-            .get(pod.namespace.as_str())
-            .map_or(&[], Vec::as_slice)
+        self.namespaces.get(pod.namespace.as_str()).map_or(&[], Vec::as_slice)
     }
 
     /// Objects whose selector selects the pod, ascending.
@@ -110,8 +104,7 @@ impl<'a> Scopes<'a> {
             .labels
             .iter()
             .flat_map(|(key, value)| {
-                [None, Some(pod.namespace.as_str())]
-                    .map(|namespace| (namespace, key.as_str(), value.as_str()))
+                [None, Some(pod.namespace.as_str())].map(|namespace| (namespace, key.as_str(), value.as_str()))
             })
             .filter_map(|key| self.selected.by_label.get(&key))
             .flatten()

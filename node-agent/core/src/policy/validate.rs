@@ -9,8 +9,7 @@ mod values;
 mod warnings;
 
 use super::object::{
-    Action, AuthorizationPolicySpec, Condition, PeerAuthenticationSpec, Rule, Source, TargetRef,
-    WorkloadSelector,
+    Action, AuthorizationPolicySpec, Condition, PeerAuthenticationSpec, Rule, Source, TargetRef, WorkloadSelector,
 };
 
 const MAX_RULES: usize = 512;
@@ -59,22 +58,12 @@ impl AuthorizationPolicySpec {
     }
 
     fn check_targets(&self, errors: &mut Errors) {
-        let ways = [
-            self.selector.is_some(),
-            self.target_ref.is_some(),
-            !self.target_refs.is_empty(),
-        ];
+        let ways = [self.selector.is_some(), self.target_ref.is_some(), !self.target_refs.is_empty()];
         if ways.iter().filter(|set| **set).count() > 1 {
-            errors.add(
-                "spec",
-                "at most one of selector, targetRef and targetRefs may be set",
-            );
+            errors.add("spec", "at most one of selector, targetRef and targetRefs may be set");
         }
         if self.target_refs.len() > MAX_TARGET_REFS {
-            errors.add(
-                "spec.targetRefs",
-                format!("more than {MAX_TARGET_REFS} entries"),
-            );
+            errors.add("spec.targetRefs", format!("more than {MAX_TARGET_REFS} entries"));
         }
         if let Some(target) = &self.target_ref {
             check_target(target, "spec.targetRef", errors);
@@ -88,20 +77,16 @@ impl AuthorizationPolicySpec {
         let action = self.action.as_str();
         let refuses = matches!(self.action, Action::Deny | Action::Custom);
         if refuses && self.rules.is_empty() {
-            errors.add(
-                "spec.rules",
-                format!("{action} without rules would never match"),
-            );
+            errors.add("spec.rules", format!("{action} without rules would never match"));
         }
         match (&self.provider, self.action) {
             (None, Action::Custom) => errors.add("spec.provider", "CUSTOM needs a provider"),
             (Some(p), Action::Custom) if p.name.is_empty() => {
                 errors.add("spec.provider.name", "empty");
             }
-            (Some(_), Action::Allow | Action::Deny | Action::Audit) => errors.add(
-                "spec.provider",
-                format!("only with action CUSTOM, not {action}"),
-            ),
+            (Some(_), Action::Allow | Action::Deny | Action::Audit) => {
+                errors.add("spec.provider", format!("only with action CUSTOM, not {action}"))
+            }
             _ => {}
         }
     }
@@ -117,15 +102,10 @@ impl PeerAuthenticationSpec {
                 errors.add("spec.portLevelMtls", "has no entry");
             }
             if self.narrowing_selector().is_none() {
-                errors.add(
-                    "spec.portLevelMtls",
-                    "needs a selector with at least one label",
-                );
+                errors.add("spec.portLevelMtls", "needs a selector with at least one label");
             }
         }
-        errors
-            .into_result()
-            .map(|()| warnings::of_peer_authentication(self))
+        errors.into_result().map(|()| warnings::of_peer_authentication(self))
     }
 }
 
@@ -151,19 +131,13 @@ fn check_target(target: &TargetRef, field: &str, errors: &mut Errors) {
         errors.add(format!("{field}.name"), "empty");
     }
     if !target.namespace.is_empty() {
-        errors.add(
-            format!("{field}.namespace"),
-            "a target of another namespace cannot be named; leave it out",
-        );
+        errors.add(format!("{field}.namespace"), "a target of another namespace cannot be named; leave it out");
     }
 }
 
 fn check_rule(rule: &Rule, field: &str, action: Action, errors: &mut Errors) {
     if rule.from.len() > MAX_FROM {
-        errors.add(
-            format!("{field}.from"),
-            format!("more than {MAX_FROM} entries"),
-        );
+        errors.add(format!("{field}.from"), format!("more than {MAX_FROM} entries"));
     }
     for (i, from) in rule.from.iter().enumerate() {
         let field = format!("{field}.from[{i}].source");
@@ -195,51 +169,30 @@ fn check_source(source: &Source, field: &str, action: Action, errors: &mut Error
             errors.add(&field, "cannot be used with action CUSTOM");
         }
         if values::is_service_accounts(name) && list.len() > values::MAX_SERVICE_ACCOUNTS {
-            errors.add(
-                &field,
-                format!("more than {} entries", values::MAX_SERVICE_ACCOUNTS),
-            );
+            errors.add(&field, format!("more than {} entries", values::MAX_SERVICE_ACCOUNTS));
         }
         errors.values(&field, list, values::of_field(name));
     }
     let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-    let others = [
-        &source.principals,
-        &source.not_principals,
-        &source.namespaces,
-        &source.not_namespaces,
-    ];
+    let others = [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces];
     if accounts && others.iter().any(|list| !list.is_empty()) {
-        errors.add(
-            field,
-            "serviceAccounts cannot be combined with principals or namespaces",
-        );
+        errors.add(field, "serviceAccounts cannot be combined with principals or namespaces");
     }
 }
 
 fn check_condition(condition: &Condition, field: &str, action: Action, errors: &mut Errors) {
     let Some(grammar) = values::of_key(&condition.key) else {
-        errors.add(
-            format!("{field}.key"),
-            format!("unknown attribute {:?}", condition.key),
-        );
+        errors.add(format!("{field}.key"), format!("unknown attribute {:?}", condition.key));
         return;
     };
     if condition.values.is_empty() && condition.not_values.is_empty() {
         errors.add(field, "needs values or notValues");
     }
     if action == Action::Custom && values::key_forbidden_in_custom(&condition.key) {
-        errors.add(
-            format!("{field}.key"),
-            format!("{:?} cannot be used with action CUSTOM", condition.key),
-        );
+        errors.add(format!("{field}.key"), format!("{:?} cannot be used with action CUSTOM", condition.key));
     }
     errors.values(&format!("{field}.values"), &condition.values, grammar);
-    errors.values(
-        &format!("{field}.notValues"),
-        &condition.not_values,
-        grammar,
-    );
+    errors.values(&format!("{field}.notValues"), &condition.not_values, grammar);
 }
 
 /// Collects every error, so that a user mends a file once.
@@ -248,10 +201,7 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(FieldError {
-            field: field.into(),
-            reason: reason.into(),
-        });
+        self.0.push(FieldError { field: field.into(), reason: reason.into() });
     }
 
     fn values(&mut self, field: &str, list: &[String], grammar: values::Grammar) {
@@ -270,19 +220,12 @@ impl Errors {
                 self.add(&field, "empty label key");
             }
             if key.contains('*') || value.contains('*') {
-                self.add(
-                    &field,
-                    "labels are compared as they are; * is not a wildcard",
-                );
+                self.add(&field, "labels are compared as they are; * is not a wildcard");
             }
         }
     }
 
     fn into_result(self) -> Result<(), Vec<FieldError>> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(self.0)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
 }

@@ -37,27 +37,19 @@ pub(super) fn build<'a>(
             mode_pods[position] += counts;
         }
         let layers = layers.of(pod, counts);
-        index
-            .pods
-            .insert(pod.uid.clone(), PodPolicy { modes, layers });
+        index.pods.insert(pod.uid.clone(), PodPolicy { modes, layers });
     }
     let pods_of = layers.pods_by_item();
-    index.bindings = items
-        .iter()
-        .zip(pods_of)
-        .map(|(i, n)| i.binding(n))
-        .collect();
+    index.bindings = items.iter().zip(pods_of).map(|(i, n)| i.binding(n)).collect();
     let mode_bindings = modes.objects().zip(mode_pods);
-    index.bindings.extend(
-        mode_bindings.map(|((object, messages), pods)| PolicyBinding {
-            kind: PolicyKind::PeerAuthentication,
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
-            pods,
-            understood: true,
-            messages,
-        }),
-    );
+    index.bindings.extend(mode_bindings.map(|((object, messages), pods)| PolicyBinding {
+        kind: PolicyKind::PeerAuthentication,
+        namespace: object.namespace.clone(),
+        name: object.name.clone(),
+        pods,
+        understood: true,
+        messages,
+    }));
     index.bindings.sort_by(|a, b| a.key().cmp(&b.key()));
     index
 }
@@ -78,11 +70,7 @@ struct Checked<'a> {
 
 impl<'a> Checked<'a> {
     fn new(policies: &'a PolicySet) -> Self {
-        let mut this = Self {
-            rules: Vec::new(),
-            modes: Vec::new(),
-            unsound: Vec::new(),
-        };
+        let mut this = Self { rules: Vec::new(), modes: Vec::new(), unsound: Vec::new() };
         for policy in &policies.authorization {
             match policy.spec.validate() {
                 Ok(_) => this.rules.push(policy),
@@ -169,19 +157,11 @@ impl<'a> Item<'a> {
         let (namespace, name, understood) = self.key();
         let (kind, messages) = match self {
             Self::Rules(policy) => (PolicyKind::AuthorizationPolicy, messages(policy)),
-            Self::Refused(refused) => (
-                refused.kind,
-                vec![format!("not understood, its pods deny: {}", refused.reason)],
-            ),
+            Self::Refused(refused) => {
+                (refused.kind, vec![format!("not understood, its pods deny: {}", refused.reason)])
+            }
         };
-        PolicyBinding {
-            kind,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            pods,
-            understood,
-            messages,
-        }
+        PolicyBinding { kind, namespace: namespace.to_owned(), name: name.to_owned(), pods, understood, messages }
     }
 }
 
@@ -221,12 +201,7 @@ impl<'a> Layers<'a> {
         let mut scopes = Scopes::default();
         for (position, item) in items.iter().enumerate() {
             if !item.is_for_waypoint() {
-                scopes.add(
-                    position,
-                    item.namespace(),
-                    item.selector(),
-                    &mesh.root_namespace,
-                );
+                scopes.add(position, item.namespace(), item.selector(), &mesh.root_namespace);
             }
         }
         Self {
@@ -246,15 +221,9 @@ impl<'a> Layers<'a> {
             self.namespaces.insert(pod.namespace.clone(), layer);
         }
         let selecting = self.scopes.selecting(pod);
-        let selected = self
-            .selected
-            .entry(selecting)
-            .or_insert_with_key(|positions| Shared::new(items, positions, names));
-        let mut layers = [
-            self.mesh.layer.clone(),
-            selected.layer.clone(),
-            selected.layer.clone(),
-        ];
+        let selected =
+            self.selected.entry(selecting).or_insert_with_key(|positions| Shared::new(items, positions, names));
+        let mut layers = [self.mesh.layer.clone(), selected.layer.clone(), selected.layer.clone()];
         self.mesh.pods += counts;
         selected.pods += counts;
         if let Some(namespace) = self.namespaces.get_mut(&pod.namespace) {
@@ -286,10 +255,7 @@ impl<'a> Layers<'a> {
 impl Shared {
     fn new(items: &[Item<'_>], positions: &[usize], names: &TrustNames) -> Self {
         let items = positions.iter().filter_map(|position| items.get(*position));
-        Self {
-            layer: Arc::new(layer(items, names)),
-            pods: 0,
-        }
+        Self { layer: Arc::new(layer(items, names)), pods: 0 }
     }
 }
 

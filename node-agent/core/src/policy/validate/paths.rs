@@ -16,14 +16,10 @@ pub(super) fn check(path: &str) -> Result<(), String> {
             "{*}" => {}
             "{**}" => rest_taken = true,
             _ if segment.contains(['{', '}']) => {
-                return Err(format!(
-                    "{path:?}: braces only as a whole segment, {{*}} or {{**}}"
-                ));
+                return Err(format!("{path:?}: braces only as a whole segment, {{*}} or {{**}}"));
             }
             _ if is_template && !is_literal(segment) => {
-                return Err(format!(
-                    "{path:?}: the segment {segment:?} cannot be part of a template"
-                ));
+                return Err(format!("{path:?}: the segment {segment:?} cannot be part of a template"));
             }
             _ => {}
         }
@@ -42,31 +38,14 @@ mod tests {
 
     #[test]
     fn takes_paths_and_templates() {
-        for path in [
-            "/a",
-            "/a*",
-            "*",
-            "/a/{*}/b",
-            "/{**}/b",
-            "/a/{*}/{**}",
-            "{*}",
-        ] {
+        for path in ["/a", "/a*", "*", "/a/{*}/b", "/{**}/b", "/a/{*}/{**}", "{*}"] {
             assert_eq!(check(path), Ok(()), "{path}");
         }
     }
 
     #[test]
     fn refuses_broken_templates() {
-        let broken = [
-            "/a{*}",
-            "/{a}",
-            "/{",
-            "/{**}/{*}",
-            "/{**}/{**}",
-            "/a*/{*}",
-            "/{*}//b",
-            "/{*}/ä",
-        ];
+        let broken = ["/a{*}", "/{a}", "/{", "/{**}/{*}", "/{**}/{**}", "/a*/{*}", "/{*}//b", "/{*}/ä"];
         for path in broken {
             assert!(check(path).is_err(), "{path}");
         }

@@ -114,9 +114,7 @@ pub(super) fn of_key(key: &str) -> Option<Grammar> {
         | "request.auth.principal"
         | "request.auth.audiences"
         | "request.auth.presenter" => Grammar::Text,
-        _ if with_argument("request.headers") || with_argument("request.auth.claims") => {
-            Grammar::Text
-        }
+        _ if with_argument("request.headers") || with_argument("request.auth.claims") => Grammar::Text,
         _ if is_filter_metadata(key) => Grammar::Text,
         _ => return None,
     })
@@ -124,8 +122,7 @@ pub(super) fn of_key(key: &str) -> Option<Grammar> {
 
 /// `experimental.envoy.filters.FILTER[KEY]`, or without `[KEY]`.
 fn is_filter_metadata(key: &str) -> bool {
-    key.strip_prefix("experimental.envoy.filters.")
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('['))
+    key.strip_prefix("experimental.envoy.filters.").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('['))
 }
 
 /// Source fields and `when` keys that L4 enforces.
@@ -157,22 +154,13 @@ pub(super) fn seen_at_l4(name: &str) -> bool {
 
 /// Source fields that CUSTOM may not use.
 pub(super) fn forbidden_in_custom(name: &str) -> bool {
-    !matches!(
-        name,
-        "ipBlocks" | "notIpBlocks" | "remoteIpBlocks" | "notRemoteIpBlocks"
-    )
+    !matches!(name, "ipBlocks" | "notIpBlocks" | "remoteIpBlocks" | "notRemoteIpBlocks")
 }
 
 /// `when` keys that CUSTOM may not use.
 pub(super) fn key_forbidden_in_custom(key: &str) -> bool {
     key.starts_with("request.auth.")
-        || matches!(
-            key,
-            "source.namespace"
-                | "source.principal"
-                | "source.serviceAccount"
-                | "source.trustDomain"
-        )
+        || matches!(key, "source.namespace" | "source.principal" | "source.serviceAccount" | "source.trustDomain")
 }
 
 pub(super) fn is_service_accounts(name: &str) -> bool {

@@ -1,29 +1,20 @@
 //! Where a sound object does not do what it seems to say.
 
 use super::super::matcher::StringMatch;
-use super::super::object::{
-    Action, AuthorizationPolicySpec, Condition, Mode, PeerAuthenticationSpec, Rule, Source,
-};
+use super::super::object::{Action, AuthorizationPolicySpec, Condition, Mode, PeerAuthenticationSpec, Rule, Source};
 use super::FieldWarning;
 use super::values::{operation_lists, seen_at_l4, source_lists};
 
 pub(super) fn of_policy(spec: &AuthorizationPolicySpec) -> Vec<FieldWarning> {
-    let mut warnings = Warnings {
-        action: spec.action,
-        list: Vec::new(),
-    };
+    let mut warnings = Warnings { action: spec.action, list: Vec::new() };
     if spec.has_targets() {
-        warnings.add(
-            "spec",
-            "addressed to a waypoint or gateway: not enforced at L4, a waypoint is needed",
-        );
+        warnings.add("spec", "addressed to a waypoint or gateway: not enforced at L4, a waypoint is needed");
         return warnings.list;
     }
     match spec.action {
-        Action::Custom => warnings.add(
-            "spec.action",
-            "an external authorizer cannot be asked at L4: what the rules match is denied",
-        ),
+        Action::Custom => {
+            warnings.add("spec.action", "an external authorizer cannot be asked at L4: what the rules match is denied")
+        }
         Action::Audit => warnings.add("spec.action", "AUDIT has no effect at L4"),
         Action::Allow | Action::Deny => {}
     }
@@ -36,9 +27,8 @@ pub(super) fn of_policy(spec: &AuthorizationPolicySpec) -> Vec<FieldWarning> {
 pub(super) fn of_peer_authentication(spec: &PeerAuthenticationSpec) -> Vec<FieldWarning> {
     let main = (spec.mode() == Mode::Disable).then(|| "spec.mtls.mode".to_owned());
     let ports = spec.port_level_mtls.iter().flatten();
-    let ports = ports
-        .filter(|(_, mtls)| mtls.mode == Mode::Disable)
-        .map(|(port, _)| format!("spec.portLevelMtls.{port}.mode"));
+    let ports =
+        ports.filter(|(_, mtls)| mtls.mode == Mode::Disable).map(|(port, _)| format!("spec.portLevelMtls.{port}.mode"));
     main.into_iter()
         .chain(ports)
         .map(|field| FieldWarning {
@@ -55,10 +45,7 @@ struct Warnings {
 
 impl Warnings {
     fn add(&mut self, field: impl Into<String>, text: impl Into<String>) {
-        self.list.push(FieldWarning {
-            field: field.into(),
-            text: text.into(),
-        });
+        self.list.push(FieldWarning { field: field.into(), text: text.into() });
     }
 
     fn rule(&mut self, rule: &Rule, field: &str) {
@@ -71,11 +58,7 @@ impl Warnings {
         for (i, to) in rule.to.iter().enumerate() {
             let lists = to.operation.as_ref().map(operation_lists);
             for (name, list) in lists.into_iter().flatten() {
-                self.unseen(
-                    name,
-                    !list.is_empty(),
-                    &format!("{field}.to[{i}].operation.{name}"),
-                );
+                self.unseen(name, !list.is_empty(), &format!("{field}.to[{i}].operation.{name}"));
             }
         }
         for (i, condition) in rule.when.iter().enumerate() {
@@ -95,35 +78,20 @@ impl Warnings {
                 _ => {}
             }
         }
-        let demanded = [
-            &source.principals,
-            &source.namespaces,
-            &source.service_accounts,
-            &source.trust_domains,
-        ];
-        let excepted = [
-            &source.not_principals,
-            &source.not_namespaces,
-            &source.not_service_accounts,
-            &source.not_trust_domains,
-        ];
+        let demanded = [&source.principals, &source.namespaces, &source.service_accounts, &source.trust_domains];
+        let excepted =
+            [&source.not_principals, &source.not_namespaces, &source.not_service_accounts, &source.not_trust_domains];
         if self.action == Action::Allow
             && demanded.iter().all(|list| list.is_empty())
             && excepted.iter().any(|list| !list.is_empty())
         {
-            self.add(
-                field,
-                "excludes identities but demands none: plaintext, which has none, is allowed too",
-            );
+            self.add(field, "excludes identities but demands none: plaintext, which has none, is allowed too");
         }
     }
 
     fn condition(&mut self, condition: &Condition, field: &str) {
         self.unseen(&condition.key, true, field);
-        let lists = [
-            ("values", &condition.values),
-            ("notValues", &condition.not_values),
-        ];
+        let lists = [("values", &condition.values), ("notValues", &condition.not_values)];
         for (name, list) in lists {
             let field = format!("{field}.{name}");
             match condition.key.as_str() {
@@ -158,14 +126,9 @@ impl Warnings {
                      nothing, though it may deny",
                 );
             } else if matches!(StringMatch::parse(value), StringMatch::Exact(_))
-                && format!("spiffe://{value}")
-                    .parse::<crate::identity::SpiffeId>()
-                    .is_err()
+                && format!("spiffe://{value}").parse::<crate::identity::SpiffeId>().is_err()
             {
-                self.add(
-                    field,
-                    "not of the form TRUSTDOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT: matches nobody",
-                );
+                self.add(field, "not of the form TRUSTDOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT: matches nobody");
             }
         }
     }
@@ -174,9 +137,7 @@ impl Warnings {
         for (i, value) in list.iter().enumerate() {
             let literal = match StringMatch::parse(value) {
                 StringMatch::Any => false,
-                StringMatch::Suffix(s) | StringMatch::Prefix(s) | StringMatch::Exact(s) => {
-                    s.contains('*')
-                }
+                StringMatch::Suffix(s) | StringMatch::Prefix(s) | StringMatch::Exact(s) => s.contains('*'),
             };
             if literal {
                 self.add(
