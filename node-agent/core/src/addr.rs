@@ -13,9 +13,7 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
 /// is no part of where a connection goes.
 pub fn canonical_addr(addr: SocketAddr) -> SocketAddr {
     match (canonical(addr.ip()), addr) {
-        (IpAddr::V6(ip), SocketAddr::V6(v6)) => {
-            SocketAddr::V6(SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()))
-        }
+        (IpAddr::V6(ip), SocketAddr::V6(v6)) => SocketAddr::V6(SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id())),
         (ip, addr) => SocketAddr::new(ip, addr.port()),
     }
 }

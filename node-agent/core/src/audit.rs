@@ -201,17 +201,10 @@ mod tests {
             timestamp: "2026-07-01T10:13:01Z".into(),
             connection_id: "1".into(),
             direction: Direction::Inbound,
-            source_identity: Some(
-                "spiffe://prod.example.com/ns/frontend/sa/web"
-                    .parse()
-                    .unwrap(),
-            ),
+            source_identity: Some("spiffe://prod.example.com/ns/frontend/sa/web".parse().unwrap()),
             destination_identity: None,
             source: Party::default(),
-            destination: Party {
-                namespace: Some("ledger".into()),
-                ..Party::default()
-            },
+            destination: Party { namespace: Some("ledger".into()), ..Party::default() },
             destination_service: None,
             method: None,
             path: None,
@@ -234,10 +227,7 @@ mod tests {
             trace_id: None,
         };
         let json = serde_json::to_value(&event).unwrap();
-        assert_eq!(
-            json["source_identity"],
-            "spiffe://prod.example.com/ns/frontend/sa/web"
-        );
+        assert_eq!(json["source_identity"], "spiffe://prod.example.com/ns/frontend/sa/web");
         assert_eq!(json["decision"], "DENY");
         assert_eq!(json["mtls"], true);
         assert_eq!(json["event"], "connection");

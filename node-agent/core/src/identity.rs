@@ -116,11 +116,7 @@ pub struct SpiffeId {
 
 impl SpiffeId {
     /// The ID of a service account, from its parts.
-    pub fn new(
-        trust_domain: &TrustDomain,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<Self, SpiffeIdError> {
+    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeIdError> {
         check_segment(namespace)?;
         check_segment(service_account)?;
         let text = format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}");
@@ -128,11 +124,7 @@ impl SpiffeId {
             return Err(SpiffeIdError::Length);
         }
         let namespace_len = u16::try_from(namespace.len()).map_err(|_| SpiffeIdError::Length)?;
-        Ok(Self {
-            text: text.into(),
-            trust_domain: trust_domain.clone(),
-            namespace_len,
-        })
+        Ok(Self { text: text.into(), trust_domain: trust_domain.clone(), namespace_len })
     }
 
     /// The trust domain.
@@ -296,9 +288,7 @@ mod tests {
 
     #[test]
     fn takes_an_id_apart() {
-        let id: SpiffeId = "spiffe://reg-prod.example.com/ns/case/sa/case-api"
-            .parse()
-            .unwrap();
+        let id: SpiffeId = "spiffe://reg-prod.example.com/ns/case/sa/case-api".parse().unwrap();
         assert_eq!(id.trust_domain().as_str(), "reg-prod.example.com");
         assert_eq!(id.namespace(), "case");
         assert_eq!(id.service_account(), "case-api");
@@ -315,18 +305,9 @@ mod tests {
             ("https://td/ns/a/sa/b", SpiffeIdError::Scheme),
             ("spiffe://", SpiffeIdError::EmptyTrustDomain),
             ("spiffe:///ns/a/sa/b", SpiffeIdError::EmptyTrustDomain),
-            (
-                "spiffe://TD/ns/a/sa/b",
-                SpiffeIdError::TrustDomainCharacter('T'),
-            ),
-            (
-                "spiffe://td:80/ns/a/sa/b",
-                SpiffeIdError::TrustDomainCharacter(':'),
-            ),
-            (
-                "spiffe://u@td/ns/a/sa/b",
-                SpiffeIdError::TrustDomainCharacter('@'),
-            ),
+            ("spiffe://TD/ns/a/sa/b", SpiffeIdError::TrustDomainCharacter('T')),
+            ("spiffe://td:80/ns/a/sa/b", SpiffeIdError::TrustDomainCharacter(':')),
+            ("spiffe://u@td/ns/a/sa/b", SpiffeIdError::TrustDomainCharacter('@')),
             ("spiffe://td", SpiffeIdError::Form),
             ("spiffe://td/", SpiffeIdError::Form),
             ("spiffe://td/ns/a/sa", SpiffeIdError::Form),

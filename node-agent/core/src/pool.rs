@@ -25,12 +25,7 @@ impl PoolKey {
     /// The key of a tunnel along `route`, dialled by `source` from
     /// `source_ip`.
     pub fn new(source: SpiffeId, source_ip: IpAddr, route: &TunnelRoute) -> Self {
-        Self {
-            source,
-            expected: route.expected.clone(),
-            destination: route.hbone,
-            source_ip,
-        }
+        Self { source, expected: route.expected.clone(), destination: route.hbone, source_ip }
     }
 }
 
@@ -101,66 +96,21 @@ mod tests {
 
     #[test]
     fn the_lower_limit_counts_and_the_last_stream_retires_the_tunnel() {
-        assert_eq!(
-            checkout(&TunnelState {
-                streams: 98,
-                ..FRESH
-            }),
-            Checkout::Use
-        );
-        assert_eq!(
-            checkout(&TunnelState {
-                streams: 99,
-                ..FRESH
-            }),
-            Checkout::UseLast
-        );
-        assert_eq!(
-            checkout(&TunnelState {
-                streams: 100,
-                ..FRESH
-            }),
-            Checkout::Retire
-        );
-        let peer = TunnelState {
-            peer_limit: 1,
-            ..FRESH
-        };
+        assert_eq!(checkout(&TunnelState { streams: 98, ..FRESH }), Checkout::Use);
+        assert_eq!(checkout(&TunnelState { streams: 99, ..FRESH }), Checkout::UseLast);
+        assert_eq!(checkout(&TunnelState { streams: 100, ..FRESH }), Checkout::Retire);
+        let peer = TunnelState { peer_limit: 1, ..FRESH };
         assert_eq!(checkout(&peer), Checkout::UseLast);
-        assert_eq!(
-            checkout(&TunnelState {
-                peer_limit: 0,
-                ..FRESH
-            }),
-            Checkout::Retire
-        );
+        assert_eq!(checkout(&TunnelState { peer_limit: 0, ..FRESH }), Checkout::Retire);
     }
 
     #[test]
     fn closing_unused_or_expired_tunnels_retire() {
-        assert_eq!(
-            checkout(&TunnelState {
-                closing: true,
-                ..FRESH
-            }),
-            Checkout::Retire
-        );
-        let unused = TunnelState {
-            unused: FRESH.unused_limit,
-            ..FRESH
-        };
+        assert_eq!(checkout(&TunnelState { closing: true, ..FRESH }), Checkout::Retire);
+        let unused = TunnelState { unused: FRESH.unused_limit, ..FRESH };
         assert_eq!(checkout(&unused), Checkout::Retire);
-        assert_eq!(
-            checkout(&TunnelState {
-                streams: 1,
-                ..unused
-            }),
-            Checkout::Use
-        );
-        let expired = TunnelState {
-            svid_remaining: Duration::ZERO,
-            ..FRESH
-        };
+        assert_eq!(checkout(&TunnelState { streams: 1, ..unused }), Checkout::Use);
+        let expired = TunnelState { svid_remaining: Duration::ZERO, ..FRESH };
         assert_eq!(checkout(&expired), Checkout::Retire);
     }
 }

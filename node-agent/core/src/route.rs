@@ -132,12 +132,7 @@ pub fn outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Rou
     }
 }
 
-fn try_outbound(
-    world: &World,
-    source: &Pod,
-    dst: OriginalDst,
-    pick: u64,
-) -> Result<Route, RouteDenied> {
+fn try_outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Result<Route, RouteDenied> {
     if world.pod(&source.uid).is_none() {
         return Err(RouteDenied::SourceUnknown);
     }
@@ -152,17 +147,13 @@ fn try_outbound(
         return to_address(source, Some(pod), dst, None);
     }
     match world.exact_target(dst) {
-        Some(ExactTarget::Service { service, port }) => {
-            by_service(world, source, service, dst.ip(), port, pick)
-        }
+        Some(ExactTarget::Service { service, port }) => by_service(world, source, service, dst.ip(), port, pick),
         Some(ExactTarget::Pod { pod, port }) => {
             let ip = pod.ips.iter().find(|ip| ip.is_ipv4() == dst.is_ipv4());
             let ip = ip.ok_or(RouteDenied::NoReadyEndpoint)?;
             to_address(source, Some(pod), SocketAddr::new(*ip, port), None)
         }
-        None if world.is_node_address(dst.ip()) => {
-            to_address(source, world.pod_by_ip(dst.ip()), dst, None)
-        }
+        None if world.is_node_address(dst.ip()) => to_address(source, world.pod_by_ip(dst.ip()), dst, None),
         None => Err(RouteDenied::UnknownDestination),
     }
 }
@@ -176,18 +167,12 @@ fn by_service(
     pick: u64,
 ) -> Result<Route, RouteDenied> {
     service.port(port).ok_or(RouteDenied::NoSuchServicePort)?;
-    let usable =
-        |e: &&Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
+    let usable = |e: &&Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
     let count = service.endpoints.iter().filter(usable).count() as u64;
-    let index = pick
-        .checked_rem(count)
-        .ok_or(RouteDenied::NoReadyEndpoint)?;
+    let index = pick.checked_rem(count).ok_or(RouteDenied::NoReadyEndpoint)?;
     let endpoint = service.endpoints.iter().filter(usable).nth(index as usize);
     let endpoint = endpoint.ok_or(RouteDenied::NoReadyEndpoint)?;
-    let target = endpoint
-        .ports
-        .get(&port)
-        .ok_or(RouteDenied::NoReadyEndpoint)?;
+    let target = endpoint.ports.get(&port).ok_or(RouteDenied::NoReadyEndpoint)?;
     let pod = endpoint.pod.as_ref().and_then(|uid| world.pod(uid));
     let destination = SocketAddr::new(endpoint.ip, *target);
     to_address(source, pod, destination, Some(service.reference()))
@@ -201,20 +186,13 @@ fn to_address(
 ) -> Result<Route, RouteDenied> {
     let in_mesh = pod.filter(|p| p.mode == MeshMode::Ambient && !p.host_network);
     let Some(pod) = in_mesh else {
-        return Ok(Route::Plain(PlainRoute {
-            destination,
-            pod: pod.cloned(),
-            service,
-        }));
+        return Ok(Route::Plain(PlainRoute { destination, pod: pod.cloned(), service }));
     };
     if is_own_port(destination.port()) {
         return Err(RouteDenied::IllegalPort);
     }
     if pod.uid == source.uid {
-        return Ok(Route::Own(OwnRoute {
-            destination,
-            service,
-        }));
+        return Ok(Route::Own(OwnRoute { destination, service }));
     }
     Ok(Route::Tunnel(TunnelRoute {
         hbone: SocketAddr::new(destination.ip(), HBONE_PORT),

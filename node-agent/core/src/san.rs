@@ -21,9 +21,7 @@ pub enum SanError {
 }
 
 /// The identity named by a leaf's URI SANs, given in certificate order.
-pub fn spiffe_id_from_uri_sans<'a>(
-    uris: impl IntoIterator<Item = &'a str>,
-) -> Result<SpiffeId, SanError> {
+pub fn spiffe_id_from_uri_sans<'a>(uris: impl IntoIterator<Item = &'a str>) -> Result<SpiffeId, SanError> {
     let mut uris = uris.into_iter();
     let only = uris.next().ok_or(SanError::Missing)?;
     match uris.count() {
@@ -43,21 +41,12 @@ mod tests {
         assert_eq!(spiffe_id_from_uri_sans([ID]).unwrap().as_str(), ID);
         assert_eq!(spiffe_id_from_uri_sans([]), Err(SanError::Missing));
         assert_eq!(spiffe_id_from_uri_sans([ID, ID]), Err(SanError::Several(2)));
-        assert_eq!(
-            spiffe_id_from_uri_sans(["https://example.org", ID]),
-            Err(SanError::Several(2))
-        );
+        assert_eq!(spiffe_id_from_uri_sans(["https://example.org", ID]), Err(SanError::Several(2)));
     }
 
     #[test]
     fn and_of_the_right_form() {
-        assert_eq!(
-            spiffe_id_from_uri_sans(["spiffe://td"]),
-            Err(SanError::NotSpiffe(SpiffeIdError::Form))
-        );
-        assert_eq!(
-            spiffe_id_from_uri_sans(["https://example.org"]),
-            Err(SanError::NotSpiffe(SpiffeIdError::Scheme))
-        );
+        assert_eq!(spiffe_id_from_uri_sans(["spiffe://td"]), Err(SanError::NotSpiffe(SpiffeIdError::Form)));
+        assert_eq!(spiffe_id_from_uri_sans(["https://example.org"]), Err(SanError::NotSpiffe(SpiffeIdError::Scheme)));
     }
 }

@@ -68,10 +68,7 @@ impl FromStr for Authority {
             return Ok(Self::Addr(SocketAddr::new(IpAddr::V4(ip), port)));
         }
         check_host(host)?;
-        Ok(Self::Host {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        Ok(Self::Host { host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -89,9 +86,7 @@ fn check_host(host: &str) -> Result<(), AuthorityError> {
     let label_ok = |label: &str| {
         !label.is_empty()
             && label.len() <= MAX_LABEL
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let numeric = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
     let last = host.rsplit('.').next().unwrap_or(host);
@@ -126,10 +121,7 @@ mod tests {
         assert_eq!("10.0.0.1:80".parse(), Ok(addr("10.0.0.1:80")));
         assert_eq!("[fd00::1]:65535".parse(), Ok(addr("[fd00::1]:65535")));
         assert_eq!("[::ffff:10.0.0.1]:80".parse(), Ok(addr("10.0.0.1:80")));
-        let name = Authority::Host {
-            host: "a.b.svc.cluster.local".into(),
-            port: 80,
-        };
+        let name = Authority::Host { host: "a.b.svc.cluster.local".into(), port: 80 };
         assert_eq!("A.b.svc.cluster.local:80".parse(), Ok(name));
     }
 

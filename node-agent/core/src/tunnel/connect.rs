@@ -105,10 +105,7 @@ mod tests {
     fn request(authority: &str) -> ConnectRequest {
         ConnectRequest {
             authority: authority.parse().unwrap(),
-            baggage: Baggage {
-                namespace: Some("case".into()),
-                ..Baggage::default()
-            },
+            baggage: Baggage { namespace: Some("case".into()), ..Baggage::default() },
             forwarded: Some(Forwarded {
                 client: Some("10.0.0.1:4711".parse().unwrap()),
                 host: Some("s.n.svc.cluster.local".into()),
@@ -119,11 +116,7 @@ mod tests {
 
     #[test]
     fn what_is_built_is_read_back() {
-        for authority in [
-            "10.0.0.2:8080",
-            "[fd00::2]:8080",
-            "s.n.svc.cluster.local:80",
-        ] {
+        for authority in ["10.0.0.2:8080", "[fd00::2]:8080", "s.n.svc.cluster.local:80"] {
             let request = request(authority);
             let (parts, ()) = request.to_http().unwrap().into_parts();
             assert_eq!(parts.uri.to_string(), authority);
@@ -134,17 +127,11 @@ mod tests {
     #[test]
     fn only_plain_connect_passes() {
         let read = |parts| ConnectRequest::from_http(&parts, [0; 24]).map(|_| ());
-        assert_eq!(
-            read(parts(Method::GET, "10.0.0.1:80")),
-            Err(ConnectError::Method)
-        );
+        assert_eq!(read(parts(Method::GET, "10.0.0.1:80")), Err(ConnectError::Method));
         let full = parts(Method::CONNECT, "https://10.0.0.1:80/x");
         assert_eq!(read(full), Err(ConnectError::Scheme));
         assert_eq!(read(parts(Method::CONNECT, "/x")), Err(ConnectError::Path));
-        assert_eq!(
-            read(parts(Method::CONNECT, "10.0.0.1")),
-            Err(ConnectError::Authority(AuthorityError::NoPort))
-        );
+        assert_eq!(read(parts(Method::CONNECT, "10.0.0.1")), Err(ConnectError::Authority(AuthorityError::NoPort)));
         assert_eq!(read(parts(Method::CONNECT, "10.0.0.1:80")), Ok(()));
     }
 
@@ -152,20 +139,8 @@ mod tests {
     fn a_missing_or_malformed_trace_is_made_anew() {
         let mut parts = parts(Method::CONNECT, "10.0.0.1:80");
         let new = TraceParent::from_random([9; 24]);
-        assert_eq!(
-            ConnectRequest::from_http(&parts, [9; 24])
-                .unwrap()
-                .traceparent,
-            new
-        );
-        parts
-            .headers
-            .insert(TRACEPARENT, "00-zz-zz-00".parse().unwrap());
-        assert_eq!(
-            ConnectRequest::from_http(&parts, [9; 24])
-                .unwrap()
-                .traceparent,
-            new
-        );
+        assert_eq!(ConnectRequest::from_http(&parts, [9; 24]).unwrap().traceparent, new);
+        parts.headers.insert(TRACEPARENT, "00-zz-zz-00".parse().unwrap());
+        assert_eq!(ConnectRequest::from_http(&parts, [9; 24]).unwrap().traceparent, new);
     }
 }

@@ -53,11 +53,7 @@ impl Baggage {
     /// The header value; `None` when there is nothing to say.
     pub fn to_header(&self) -> Option<HeaderValue> {
         let text = self.to_string();
-        if text.is_empty() {
-            None
-        } else {
-            HeaderValue::from_str(&text).ok()
-        }
+        if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
     }
 
     /// Reads all `baggage` lines. Unknown keys, empty values and lines that
@@ -65,10 +61,7 @@ impl Baggage {
     /// connection.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut baggage = Self::default();
-        let lines = headers
-            .get_all(BAGGAGE)
-            .into_iter()
-            .filter_map(|v| v.to_str().ok());
+        let lines = headers.get_all(BAGGAGE).into_iter().filter_map(|v| v.to_str().ok());
         for member in lines.flat_map(|line| line.split(',')) {
             let mut parts = member.split('=');
             if let (Some(key), Some(value)) = (parts.next(), parts.next()) {
@@ -94,10 +87,7 @@ impl Baggage {
                 return;
             }
         };
-        self.workload = Some(Workload {
-            kind,
-            name: value.to_owned(),
-        });
+        self.workload = Some(Workload { kind, name: value.to_owned() });
     }
 
     fn field_mut(&mut self, key: &str) -> Option<&mut Option<String>> {
@@ -116,10 +106,7 @@ impl Baggage {
 /// The header has no escaping: a value that would break its grammar, or that
 /// the peer would read differently, is left out.
 fn sendable(value: &str) -> bool {
-    !value.is_empty()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'='))
+    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'='))
 }
 
 impl fmt::Display for Baggage {
@@ -128,10 +115,7 @@ impl fmt::Display for Baggage {
         let members = [
             ("k8s.cluster.name", self.cluster.as_deref()),
             ("k8s.namespace.name", self.namespace.as_deref()),
-            (
-                &format!("k8s.{kind}.name"),
-                self.workload.as_ref().map(|w| w.name.as_str()),
-            ),
+            (&format!("k8s.{kind}.name"), self.workload.as_ref().map(|w| w.name.as_str())),
             ("service.name", self.service_name.as_deref()),
             ("service.version", self.service_version.as_deref()),
             ("cloud.region", self.region.as_deref()),
@@ -161,21 +145,14 @@ impl Forwarded {
     /// The header value; `None` when there is nothing to say.
     pub fn to_header(&self) -> Option<HeaderValue> {
         let text = self.to_string();
-        if text.is_empty() {
-            None
-        } else {
-            HeaderValue::from_str(&text).ok()
-        }
+        if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
     }
 
     /// Reads the first `forwarded` line; `None` when it is absent or says
     /// nothing that we know.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let line = headers.get(FORWARDED)?.to_str().ok()?;
-        let mut forwarded = Self {
-            client: None,
-            host: None,
-        };
+        let mut forwarded = Self { client: None, host: None };
         for part in line.split(';') {
             let Some((key, value)) = part.split_once('=') else {
                 continue;
@@ -198,10 +175,7 @@ impl fmt::Display for Forwarded {
             write!(f, "for=\"{client}\"")?;
             separator = ";";
         }
-        let quotable = |h: &&String| {
-            h.bytes()
-                .all(|b| b.is_ascii_graphic() && !b"\";,".contains(&b))
-        };
+        let quotable = |h: &&String| h.bytes().all(|b| b.is_ascii_graphic() && !b"\";,".contains(&b));
         if let Some(host) = self.host.as_ref().filter(quotable) {
             write!(f, "{separator}host={host}")?;
         }
@@ -236,11 +210,7 @@ impl TraceParent {
         if span_id == [0; 8] {
             span_id[7] = 1;
         }
-        Self {
-            trace_id,
-            span_id,
-            flags: 0,
-        }
+        Self { trace_id, span_id, flags: 0 }
     }
 
     /// The trace id as 32 hex digits.
@@ -269,11 +239,7 @@ impl FromStr for TraceParent {
             return Err(TraceParentError);
         }
         let [flags] = hex::<1>(flags)?;
-        Ok(Self {
-            trace_id,
-            span_id,
-            flags,
-        })
+        Ok(Self { trace_id, span_id, flags })
     }
 }
 
@@ -324,10 +290,7 @@ mod tests {
         let baggage = Baggage {
             cluster: Some("c".into()),
             namespace: Some("n".into()),
-            workload: Some(Workload {
-                kind: WorkloadKind::Deployment,
-                name: "d".into(),
-            }),
+            workload: Some(Workload { kind: WorkloadKind::Deployment, name: "d".into() }),
             service_name: Some("s".into()),
             service_version: Some("v1".into()),
             region: Some("r".into()),
@@ -342,20 +305,10 @@ mod tests {
 
     #[test]
     fn baggage_merges_lines_and_passes_over_what_it_does_not_know() {
-        let headers = with(
-            BAGGAGE,
-            &[
-                "k8s.namespace.name=n,unknown=x,service.name=",
-                "k8s.job.name=j=ignored",
-                "ä=b",
-            ],
-        );
+        let headers = with(BAGGAGE, &["k8s.namespace.name=n,unknown=x,service.name=", "k8s.job.name=j=ignored", "ä=b"]);
         let want = Baggage {
             namespace: Some("n".into()),
-            workload: Some(Workload {
-                kind: WorkloadKind::Job,
-                name: "j".into(),
-            }),
+            workload: Some(Workload { kind: WorkloadKind::Job, name: "j".into() }),
             ..Baggage::default()
         };
         assert_eq!(Baggage::from_headers(&headers), want);
@@ -363,19 +316,13 @@ mod tests {
 
     #[test]
     fn values_that_break_the_grammar_are_not_sent() {
-        let baggage = Baggage {
-            cluster: Some("a,b".into()),
-            ..Baggage::default()
-        };
+        let baggage = Baggage { cluster: Some("a,b".into()), ..Baggage::default() };
         assert_eq!(baggage.to_header(), None);
     }
 
     #[test]
     fn forwarded_reads_and_writes() {
-        let forwarded = Forwarded {
-            client: Some("[::1]:80".parse().unwrap()),
-            host: Some("a.b".into()),
-        };
+        let forwarded = Forwarded { client: Some("[::1]:80".parse().unwrap()), host: Some("a.b".into()) };
         assert_eq!(forwarded.to_string(), "for=\"[::1]:80\";host=a.b");
         let headers = with(FORWARDED, &["for=\"[::1]:80\";host=\"a.b\";proto=x"]);
         assert_eq!(Forwarded::from_headers(&headers), Some(forwarded));
@@ -397,23 +344,12 @@ mod tests {
         ] {
             assert!(bad.parse::<TraceParent>().is_err(), "{bad}");
         }
-        assert!(
-            TraceParent::from_random([0; 24])
-                .to_string()
-                .parse::<TraceParent>()
-                .is_ok()
-        );
+        assert!(TraceParent::from_random([0; 24]).to_string().parse::<TraceParent>().is_ok());
     }
 
     fn workload() -> impl Strategy<Value = Workload> {
-        let kinds = [
-            WorkloadKind::Deployment,
-            WorkloadKind::CronJob,
-            WorkloadKind::Job,
-            WorkloadKind::Pod,
-        ];
-        (proptest::sample::select(kinds.to_vec()), "[a-z0-9.-]{1,20}")
-            .prop_map(|(kind, name)| Workload { kind, name })
+        let kinds = [WorkloadKind::Deployment, WorkloadKind::CronJob, WorkloadKind::Job, WorkloadKind::Pod];
+        (proptest::sample::select(kinds.to_vec()), "[a-z0-9.-]{1,20}").prop_map(|(kind, name)| Workload { kind, name })
     }
 
     proptest! {

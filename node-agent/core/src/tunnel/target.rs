@@ -67,9 +67,7 @@ pub fn inbound_target(
         Authority::Addr(addr) if canonical(addr.ip()) == ip => addr.port(),
         Authority::Addr(_) => return Err(TargetError::Mismatch),
         Authority::Host { host, port } => {
-            let service = world
-                .service_by_hostname(host)
-                .ok_or(TargetError::UnknownService)?;
+            let service = world.service_by_hostname(host).ok_or(TargetError::UnknownService)?;
             target_port(service, pod, ip, *port).ok_or(TargetError::NoTargetPort)?
         }
     };

@@ -1,25 +1,32 @@
 //! The world: one immutable snapshot of pods, services and policies, built
 //! from manifests and swapped as a whole.
 
+mod build;
+mod index;
 pub mod manifest;
 pub mod model;
+mod object;
 pub mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use build::{Loaded, load};
 pub use manifest::{Rejection, Severity, SourceText};
 pub use model::{
-    CaptureSet, ContainerPort, Endpoint, MeshConfig, MeshMode, Pod, Protocol, Service, ServicePort,
-    ServiceRef, Workload, WorkloadKind,
+    CaptureSet, ContainerPort, Endpoint, MeshConfig, MeshMode, Pod, Protocol, Service, ServicePort, ServiceRef,
+    Workload, WorkloadKind,
 };
 pub use status::{ObjectState, ObjectStatus};
 
 use crate::addr::canonical;
 use crate::identity::PodUid;
+use crate::policy::PolicyIndex;
+use build::Objects;
+use index::{ExactEntry, Indexes};
 
 /// One snapshot of everything decisions depend on.
 #[derive(Debug, Clone)]
@@ -31,30 +38,18 @@ pub struct World {
     /// All pods.
     pub pods: BTreeMap<PodUid, Arc<Pod>>,
     services: Vec<Arc<Service>>,
-    indexes: Indexes,
-}
-
-/// Look-ups by key only: nothing iterates over these maps, so their order
-/// never reaches an output.
-#[derive(Debug, Clone, Default)]
-struct Indexes {
-    pod_by_ip: HashMap<IpAddr, PodUid>,
-    service_by_vip: HashMap<IpAddr, usize>,
-    service_by_hostname: HashMap<String, usize>,
-    exact: BTreeMap<(IpAddr, u16), ExactEntry>,
-    node_addresses: BTreeSet<IpAddr>,
-}
-
-#[derive(Debug, Clone)]
-enum ExactEntry {
-    Service { index: usize, port: u16 },
-    Pod { uid: PodUid, port: u16 },
+    indexes: Arc<Indexes>,
+    policy: Arc<PolicyIndex>,
+    status: Vec<ObjectStatus>,
+    /// Every object in force, for the next version to fall back to.
+    objects: Arc<Objects>,
 }
 
 /// What a port of a node leads to.
 #[derive(Debug, Clone, Copy)]
 pub enum ExactTarget<'a> {
-    /// A service's `nodePort`.
+    /// A service's `nodePort`, or a port of its address where that is a
+    /// node's own.
     Service {
         /// The service.
         service: &'a Arc<Service>,
@@ -73,29 +68,13 @@ pub enum ExactTarget<'a> {
 impl World {
     /// A world with nothing in it.
     pub fn empty(mesh: MeshConfig) -> Self {
-        Self::assemble(0, mesh, BTreeMap::new(), Vec::new())
-    }
-
-    fn assemble(
-        generation: u64,
-        mesh: MeshConfig,
-        pods: BTreeMap<PodUid, Arc<Pod>>,
-        services: Vec<Arc<Service>>,
-    ) -> Self {
-        let indexes = Indexes::build(&pods, &services);
-        Self {
-            generation,
-            mesh,
-            pods,
-            services,
-            indexes,
-        }
+        load(&[], &mesh, None, 0).world
     }
 
     /// The pod with that address. Pods on the node's network share their
     /// address; one is returned only when it is alone.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
-        self.pods.get(self.indexes.pod_by_ip.get(&canonical(ip))?)
+        self.pods.get(self.indexes.pod(canonical(ip))?)
     }
 
     /// The pod with that UID.
@@ -106,10 +85,7 @@ impl World {
     /// The pods that the agent of `node` must enrol.
     pub fn local_pods<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
         self.pods.values().filter(move |pod| {
-            pod.node == node
-                && pod.mode == MeshMode::Ambient
-                && pod.netns.is_some()
-                && !pod.host_network
+            pod.node == node && pod.mode == MeshMode::Ambient && pod.netns.is_some() && !pod.host_network
         })
     }
 
@@ -118,43 +94,34 @@ impl World {
         self.services.iter()
     }
 
-    /// The service with that cluster, external or load-balancer address.
+    /// The service with that cluster, external or load-balancer address,
+    /// unless the address is a node's own.
     pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
-        self.services
-            .get(*self.indexes.service_by_vip.get(&canonical(ip))?)
+        self.services.get(self.indexes.service(canonical(ip))?)
     }
 
     /// The service with that host name, in any case.
     pub fn service_by_hostname(&self, host: &str) -> Option<&Arc<Service>> {
-        let host = host.to_ascii_lowercase();
-        self.services
-            .get(*self.indexes.service_by_hostname.get(&host)?)
+        self.services.get(self.indexes.service_of_host(host)?)
     }
 
     /// What a port of a node leads to, if it belongs to the mesh's services.
     pub fn exact_target(&self, addr: SocketAddr) -> Option<ExactTarget<'_>> {
-        match self
-            .indexes
-            .exact
-            .get(&(canonical(addr.ip()), addr.port()))?
-        {
+        match self.indexes.exact(canonical(addr.ip()), addr.port())? {
             ExactEntry::Service { index, port } => {
                 let service = self.services.get(*index)?;
-                Some(ExactTarget::Service {
-                    service,
-                    port: *port,
-                })
+                Some(ExactTarget::Service { service, port: *port })
             }
-            ExactEntry::Pod { uid, port } => Some(ExactTarget::Pod {
-                pod: self.pods.get(uid)?,
-                port: *port,
-            }),
+            ExactEntry::Pod { uid, port } => {
+                let pod = self.pods.get(uid)?;
+                Some(ExactTarget::Pod { pod, port: *port })
+            }
         }
     }
 
     /// Whether the address is a node's own.
     pub fn is_node_address(&self, ip: IpAddr) -> bool {
-        self.indexes.node_addresses.contains(&canonical(ip))
+        self.indexes.is_node(canonical(ip))
     }
 
     /// What the kernel must hand to the agent: the configured ranges, every
@@ -162,86 +129,20 @@ impl World {
     pub fn captured(&self) -> CaptureSet {
         let mut prefixes: BTreeSet<IpNet> = self.mesh.capture_ranges.iter().copied().collect();
         let pods = self.pods.values().filter(|pod| !pod.host_network);
-        prefixes.extend(
-            pods.flat_map(|pod| pod.ips.iter().copied())
-                .map(IpNet::from),
-        );
         let vips = self.services.iter().flat_map(|s| s.vips.iter().copied());
-        prefixes.extend(vips.map(IpNet::from));
-        CaptureSet {
-            prefixes,
-            exact: self.indexes.exact.keys().copied().collect(),
-        }
-    }
-}
-
-impl Indexes {
-    fn build(pods: &BTreeMap<PodUid, Arc<Pod>>, services: &[Arc<Service>]) -> Self {
-        let mut indexes = Self::default();
-        for pod in pods.values() {
-            indexes.add_pod(pod);
-        }
-        indexes.add_host_network_pods(pods);
-        for (index, service) in services.iter().enumerate() {
-            for vip in &service.vips {
-                indexes.service_by_vip.entry(*vip).or_insert(index);
-            }
-            let hostname = service.hostname.to_ascii_lowercase();
-            indexes.service_by_hostname.entry(hostname).or_insert(index);
-            indexes.add_node_ports(index, service);
-        }
-        indexes
+        let vips = vips.filter(|vip| !self.indexes.is_node(*vip));
+        let single = pods.flat_map(|pod| pod.ips.iter().copied()).chain(vips);
+        prefixes.extend(single.map(IpNet::from));
+        CaptureSet { prefixes, exact: self.indexes.exact_keys().collect() }
     }
 
-    fn add_pod(&mut self, pod: &Pod) {
-        self.node_addresses.extend(&pod.host_ips);
-        if pod.host_network {
-            self.node_addresses.extend(&pod.ips);
-            return;
-        }
-        for ip in &pod.ips {
-            self.pod_by_ip.entry(*ip).or_insert_with(|| pod.uid.clone());
-        }
-        for declared in pod.ports.iter().filter(|p| p.protocol == Protocol::Tcp) {
-            let Some(host_port) = declared.host_port else {
-                continue;
-            };
-            for ip in &pod.host_ips {
-                let entry = ExactEntry::Pod {
-                    uid: pod.uid.clone(),
-                    port: declared.port,
-                };
-                self.exact.entry((*ip, host_port)).or_insert(entry);
-            }
-        }
+    /// The policies in force.
+    pub fn policy(&self) -> &PolicyIndex {
+        &self.policy
     }
 
-    fn add_host_network_pods(&mut self, pods: &BTreeMap<PodUid, Arc<Pod>>) {
-        let mut owners: BTreeMap<IpAddr, Vec<&PodUid>> = BTreeMap::new();
-        for pod in pods.values().filter(|pod| pod.host_network) {
-            for ip in &pod.ips {
-                owners.entry(*ip).or_default().push(&pod.uid);
-            }
-        }
-        for (ip, uids) in owners {
-            if let [only] = uids[..] {
-                self.pod_by_ip.entry(ip).or_insert_with(|| only.clone());
-            }
-        }
-    }
-
-    fn add_node_ports(&mut self, index: usize, service: &Service) {
-        for declared in &service.ports {
-            let Some(node_port) = declared.node_port else {
-                continue;
-            };
-            for ip in self.node_addresses.clone() {
-                let entry = ExactEntry::Service {
-                    index,
-                    port: declared.port,
-                };
-                self.exact.entry((ip, node_port)).or_insert(entry);
-            }
-        }
+    /// What became of every policy object, in a fixed order.
+    pub fn status(&self) -> &[ObjectStatus] {
+        &self.status
     }
 }

@@ -191,11 +191,7 @@ pub struct Service {
 impl Service {
     /// The short handle kept by routes and records.
     pub fn reference(&self) -> ServiceRef {
-        ServiceRef {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            hostname: self.hostname.clone(),
-        }
+        ServiceRef { namespace: self.namespace.clone(), name: self.name.clone(), hostname: self.hostname.clone() }
     }
 
     /// The TCP port of that number.

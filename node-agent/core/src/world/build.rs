@@ -1,0 +1,302 @@
+//! Documents to a world: which version of each object is in force, and how
+//! they fit together.
+
+mod pods;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::index::Indexes;
+use super::manifest::{self, Document, Kind, ObjectKey, Rejection, Severity, SourceText};
+use super::model::MeshConfig;
+use super::object::{self, FieldProblem, MeshObject, Object, PolicyScope};
+use super::status::ObjectState;
+use super::{ObjectStatus, World};
+use crate::policy::{NotUnderstood, PolicyBinding, PolicyIndex, PolicyKind, PolicySet};
+
+/// A world and what did not make it into it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The world.
+    pub world: World,
+    /// What was refused or ignored, in the order of files and lines.
+    pub rejections: Vec<Rejection>,
+}
+
+/// An object in force, and where it came from.
+#[derive(Debug, Clone)]
+pub(super) struct InForce {
+    pub(super) file: Arc<str>,
+    /// Line of the object.
+    pub(super) line: usize,
+    pub(super) object: Object,
+    /// A newer text of it was refused.
+    pub(super) is_last_good: bool,
+}
+
+/// All objects in force, by key.
+pub(super) type Objects = BTreeMap<ObjectKey, Arc<InForce>>;
+
+/// Builds a world from manifests.
+///
+/// A refused object keeps the version that `previous` had; where a document
+/// is so broken that it cannot even be told which object it was, everything
+/// that the file had before and lacks now is kept. A refused policy without
+/// an earlier version makes the pods it selects deny everything.
+pub fn load(sources: &[SourceText], defaults: &MeshConfig, previous: Option<&World>, generation: u64) -> Loaded {
+    let mut loader = Loader::default();
+    for source in sources {
+        loader.read_file(source);
+    }
+    loader.keep_last_good(previous);
+    loader.finish(defaults, previous, generation)
+}
+
+#[derive(Default)]
+pub(super) struct Loader {
+    /// New objects in document order, so that the first one wins.
+    order: Vec<ObjectKey>,
+    objects: Objects,
+    documents: BTreeMap<ObjectKey, Document>,
+    refused: Vec<Refused>,
+    /// Files with a document that could not even be named.
+    broken_files: BTreeSet<Arc<str>>,
+    not_understood: Vec<NotUnderstood>,
+    /// With the position of the file.
+    rejections: Vec<(usize, Rejection)>,
+    files: Vec<Arc<str>>,
+}
+
+/// A refused object.
+struct Refused {
+    key: ObjectKey,
+    scope: PolicyScope,
+    reason: String,
+    /// Its rejections, to be told what becomes of the object.
+    rejections: std::ops::Range<usize>,
+}
+
+impl Loader {
+    fn read_file(&mut self, source: &SourceText) {
+        let parsed = manifest::parse(source);
+        let file: Arc<str> = source.file.as_str().into();
+        self.files.push(Arc::clone(&file));
+        for unreadable in parsed.unreadable {
+            let at = self.push(unreadable.rejection);
+            match unreadable.key {
+                Some(key) => self.refuse(key, PolicyScope::Pods(None), at..at + 1),
+                None => {
+                    self.broken_files.insert(Arc::clone(&file));
+                }
+            }
+        }
+        for ignored in parsed.ignored {
+            self.push(ignored);
+        }
+        for document in parsed.documents {
+            self.read_document(document);
+        }
+    }
+
+    fn read_document(&mut self, document: Document) {
+        if let Some(first) = self.documents.get(&document.key) {
+            let reason =
+                format!("{}:{} has the same object already; the first one counts", first.file, first.root.line);
+            let field = if document.key.kind == Kind::Mesh { "kind" } else { "metadata.name" };
+            self.reject(&document, &FieldProblem::new(field, reason), Severity::Error);
+            return;
+        }
+        let key = document.key.clone();
+        match object::read(&document) {
+            Ok(read) => {
+                for hint in &read.hints {
+                    self.reject(&document, hint, Severity::Ignored);
+                }
+                let (file, line) = (Arc::clone(&document.file), document.root.line);
+                let in_force = InForce { file, line, object: read.object, is_last_good: false };
+                self.objects.insert(key.clone(), Arc::new(in_force));
+                self.order.push(key.clone());
+                self.documents.insert(key, document);
+            }
+            Err(problems) => {
+                let from = self.rejections.len();
+                for problem in &problems {
+                    self.reject(&document, problem, Severity::Error);
+                }
+                let range = from..self.rejections.len();
+                self.refuse(key, object::scope_of_refused(&document), range);
+            }
+        }
+    }
+
+    fn reject(&mut self, document: &Document, problem: &FieldProblem, severity: Severity) {
+        self.push(Rejection {
+            file: document.file.to_string(),
+            line: document.root.line_of(&problem.field),
+            object: Some(document.key.to_string()),
+            field: (!problem.field.is_empty()).then(|| problem.field.clone()),
+            reason: problem.reason.clone(),
+            severity,
+        });
+    }
+
+    fn push(&mut self, rejection: Rejection) -> usize {
+        let file = self.files.len().saturating_sub(1);
+        self.rejections.push((file, rejection));
+        self.rejections.len() - 1
+    }
+
+    fn refuse(&mut self, key: ObjectKey, scope: PolicyScope, rejections: std::ops::Range<usize>) {
+        let texts = self.rejections.get(rejections.clone()).unwrap_or_default();
+        let reason = texts.first().map_or_else(String::new, |(_, r)| match &r.field {
+            Some(field) => format!("{field}: {}", r.reason),
+            None => r.reason.clone(),
+        });
+        self.refused.push(Refused { key, scope, reason, rejections });
+    }
+
+    fn keep_last_good(&mut self, previous: Option<&World>) {
+        let earlier = previous.map(|world| Arc::clone(&world.objects)).unwrap_or_default();
+        for refused in std::mem::take(&mut self.refused) {
+            if self.objects.contains_key(&refused.key) {
+                continue;
+            }
+            if let Some(old) = earlier.get(&refused.key) {
+                self.keep(&refused.key, old);
+                self.append(refused.rejections, "the version accepted before stays in force");
+            } else if refused.key.kind.is_policy() {
+                self.fail_closed(refused);
+            }
+        }
+        let broken = std::mem::take(&mut self.broken_files);
+        let of_broken = |old: &InForce| broken.contains(&old.file);
+        for (key, old) in earlier.iter().filter(|(_, old)| of_broken(old)) {
+            if !self.objects.contains_key(key) {
+                self.keep(key, old);
+            }
+        }
+    }
+
+    fn keep(&mut self, key: &ObjectKey, old: &InForce) {
+        let kept = InForce { is_last_good: true, ..old.clone() };
+        self.objects.insert(key.clone(), Arc::new(kept));
+        self.order.push(key.clone());
+    }
+
+    fn fail_closed(&mut self, refused: Refused) {
+        let PolicyScope::Pods(selector) = refused.scope else { return };
+        let kind = match refused.key.kind {
+            Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
+            _ => PolicyKind::AuthorizationPolicy,
+        };
+        let fate = "until that is mended, the pods it is about deny everything";
+        self.append(refused.rejections, fate);
+        let ObjectKey { namespace, name, .. } = refused.key;
+        if self
+            .not_understood
+            .iter()
+            .any(|n| (n.kind, &n.namespace, &n.name, &n.selector) == (kind, &namespace, &name, &selector))
+        {
+            return;
+        }
+        let reason = refused.reason;
+        self.not_understood.push(NotUnderstood { kind, namespace, name, selector, reason });
+    }
+
+    fn append(&mut self, rejections: std::ops::Range<usize>, fate: &str) {
+        for (_, rejection) in self.rejections.get_mut(rejections).unwrap_or_default() {
+            rejection.reason.push_str("; ");
+            rejection.reason.push_str(fate);
+        }
+    }
+
+    /// Rejects an object in force for what it says together with others.
+    fn reject_in_force(&mut self, key: &ObjectKey, problem: FieldProblem) {
+        if let Some(document) = self.documents.get(key).cloned() {
+            self.reject(&document, &problem, Severity::Error);
+            let file = self.files.iter().position(|file| *file == document.file);
+            if let (Some(file), Some(last)) = (file, self.rejections.last_mut()) {
+                last.0 = file;
+            }
+        } else if let Some(old) = self.objects.get(key) {
+            let rejection = Rejection {
+                file: old.file.to_string(),
+                line: old.line,
+                object: Some(key.to_string()),
+                field: Some(problem.field),
+                reason: format!("the version accepted before cannot stay: {}", problem.reason),
+                severity: Severity::Error,
+            };
+            self.push(rejection);
+        }
+    }
+
+    fn mesh_object(&self) -> MeshObject {
+        let found = self.objects.values().find_map(|in_force| match &in_force.object {
+            Object::Mesh(mesh) => Some(mesh.clone()),
+            _ => None,
+        });
+        found.unwrap_or_default()
+    }
+
+    fn finish(mut self, defaults: &MeshConfig, previous: Option<&World>, generation: u64) -> Loaded {
+        let local = self.mesh_object();
+        let mesh = local.over(defaults);
+        let pods = pods::build(&mut self, &mesh, &local, previous);
+        let services = services::build(&mut self, &pods);
+        let policies = self.policies();
+        let policy = PolicyIndex::build(&mesh, pods.values().map(|pod| &**pod), &policies);
+        let status = policy.bindings().iter().map(|b| self.status(b)).collect();
+        self.rejections.sort_by_key(|(file, rejection)| (*file, rejection.line));
+        let rejections = self.rejections.into_iter().map(|(_, rejection)| rejection).collect();
+        let world = World {
+            generation,
+            indexes: Arc::new(Indexes::build(&pods, &services)),
+            mesh,
+            pods,
+            services,
+            policy: Arc::new(policy),
+            status,
+            objects: Arc::new(self.objects),
+        };
+        Loaded { world, rejections }
+    }
+
+    fn policies(&mut self) -> PolicySet {
+        let mut set = PolicySet::default();
+        for in_force in self.objects.values() {
+            match &in_force.object {
+                Object::AuthorizationPolicy(policy) => set.authorization.push(policy.clone()),
+                Object::PeerAuthentication(policy) => set.peer_authentication.push(policy.clone()),
+                _ => {}
+            }
+        }
+        set.not_understood = std::mem::take(&mut self.not_understood);
+        set
+    }
+
+    fn status(&self, binding: &PolicyBinding) -> ObjectStatus {
+        let kind = match binding.kind {
+            PolicyKind::AuthorizationPolicy => Kind::AuthorizationPolicy,
+            PolicyKind::PeerAuthentication => Kind::PeerAuthentication,
+        };
+        let (namespace, name) = (binding.namespace.clone(), binding.name.clone());
+        let key = ObjectKey { kind, namespace, name };
+        let is_last_good = self.objects.get(&key).is_some_and(|o| o.is_last_good);
+        let state = match (binding.understood, is_last_good, binding.messages.is_empty()) {
+            (false, ..) => ObjectState::NotUnderstood,
+            (true, true, _) => ObjectState::LastGood,
+            (true, false, false) => ObjectState::AcceptedWithWarnings,
+            (true, false, true) => ObjectState::Accepted,
+        };
+        ObjectStatus {
+            kind: kind.as_str().to_owned(),
+            namespace: key.namespace,
+            name: key.name,
+            state,
+            messages: binding.messages.clone(),
+            pods: binding.pods,
+        }
+    }
+}

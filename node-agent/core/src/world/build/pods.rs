@@ -1,0 +1,182 @@
+//! Pods of the world: modes, identities, and who owns which address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Loader;
+use crate::identity::{PodUid, SpiffeId};
+use crate::world::World;
+use crate::world::manifest::{Kind, ObjectKey};
+use crate::world::model::{MeshConfig, MeshMode, Pod};
+use crate::world::object::{FieldProblem, LocalPod, MeshObject, Object, PodObject};
+
+/// Namespaces whose pods are never taken into the mesh (policy.md §10).
+const EXCLUDED_NAMESPACES: [&str; 1] = ["kube-system"];
+
+/// The pods in force. A pod that claims what another one has is refused; if
+/// `previous` had it without that claim, that version stays.
+pub(super) fn build(
+    loader: &mut Loader,
+    mesh: &MeshConfig,
+    local: &MeshObject,
+    previous: Option<&World>,
+) -> BTreeMap<PodUid, Arc<Pod>> {
+    let modes = namespace_modes(loader);
+    let places = local_pods(loader, local);
+    let mut claims = Claims::default();
+    let mut pods = BTreeMap::new();
+    let mut refused = Vec::new();
+    let order = loader.order.clone();
+    for key in order.iter().filter(|key| key.kind == Kind::Pod) {
+        let Some(in_force) = loader.objects.get(key).cloned() else { continue };
+        let Object::Pod(object) = &in_force.object else { continue };
+        if object.is_finished {
+            continue;
+        }
+        let pod = assemble(key, object, mesh, &modes, places.get(key));
+        match pod.and_then(|pod| claims.take(key, &pod).map(|()| pod)) {
+            Ok(pod) => {
+                hint_at_missing_node(loader, key, &pod);
+                pods.insert(pod.uid.clone(), Arc::new(pod));
+            }
+            Err(problem) => refused.push((key.clone(), problem)),
+        }
+    }
+    for (key, problem) in refused {
+        loader.reject_in_force(&key, problem);
+        loader.objects.remove(&key);
+        let old = previous.and_then(|world| world.objects.get(&key)).cloned();
+        let Some(old) = old else { continue };
+        let Object::Pod(object) = &old.object else { continue };
+        let pod = assemble(&key, object, mesh, &modes, places.get(&key));
+        if let Ok(pod) = pod.and_then(|pod| claims.take(&key, &pod).map(|()| pod)) {
+            pods.insert(pod.uid.clone(), Arc::new(pod));
+            loader.keep(&key, &old);
+        }
+    }
+    pods
+}
+
+fn namespace_modes(loader: &Loader) -> BTreeMap<String, MeshMode> {
+    let modes = loader.objects.iter().filter_map(|(key, in_force)| match &in_force.object {
+        Object::Namespace(namespace) => Some((key.name.clone(), namespace.mode?)),
+        _ => None,
+    });
+    modes.collect()
+}
+
+/// The Mesh object's `localPods`, by pod. An entry for a pod that is not in
+/// the world, or for the same pod again, is a fault of the Mesh object.
+fn local_pods(loader: &mut Loader, local: &MeshObject) -> BTreeMap<ObjectKey, LocalPod> {
+    let mut places = BTreeMap::new();
+    let mesh = loader.objects.keys().find(|key| key.kind == Kind::Mesh).cloned();
+    for (i, entry) in local.local_pods.iter().enumerate() {
+        let (namespace, name) = (entry.namespace.clone(), entry.name.clone());
+        let key = ObjectKey { kind: Kind::Pod, namespace, name };
+        let fault = if !loader.objects.contains_key(&key) {
+            Some("the world has no such pod")
+        } else if places.contains_key(&key) {
+            Some("the pod is listed already")
+        } else {
+            None
+        };
+        match (fault, &mesh) {
+            (Some(fault), Some(mesh)) => {
+                let field = format!("spec.localPods[{i}].name");
+                loader.reject_in_force(mesh, FieldProblem::new(field, fault));
+            }
+            _ => {
+                places.insert(key, entry.clone());
+            }
+        }
+    }
+    places
+}
+
+fn assemble(
+    key: &ObjectKey,
+    object: &PodObject,
+    mesh: &MeshConfig,
+    modes: &BTreeMap<String, MeshMode>,
+    place: Option<&LocalPod>,
+) -> Result<Pod, FieldProblem> {
+    let account = object.service_account.as_str();
+    let identity = SpiffeId::new(&mesh.trust_domain, &key.namespace, account)
+        .map_err(|e| FieldProblem::new("spec.serviceAccountName", e.to_string()))?;
+    let netns = place.map(|p| p.netns.clone()).or_else(|| object.netns.clone());
+    let annotated = place.filter(|_| object.ips.is_empty()).map(|p| p.ips.clone());
+    let labels = object.labels.clone();
+    let label = |names: [&str; 3]| names.into_iter().find_map(|n| labels.get(n)).cloned();
+    let canonical_name = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let canonical_revision = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    Ok(Pod {
+        uid: object.uid.clone(),
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
+        service_account: account.to_owned(),
+        node: object.node.clone(),
+        ips: annotated.unwrap_or_else(|| object.ips.clone()),
+        ready: object.ready,
+        identity,
+        mode: mode(key, object, modes),
+        netns,
+        canonical_name: canonical_name.unwrap_or_else(|| object.workload.name.clone()),
+        canonical_revision: canonical_revision.unwrap_or_else(|| "latest".to_owned()),
+        workload: object.workload.clone(),
+        ports: object.ports.clone(),
+        host_network: object.host_network,
+        host_ips: object.host_ips.clone(),
+        labels,
+    })
+}
+
+fn mode(key: &ObjectKey, object: &PodObject, modes: &BTreeMap<String, MeshMode>) -> MeshMode {
+    let excluded = EXCLUDED_NAMESPACES.contains(&key.namespace.as_str());
+    if excluded || object.host_network || object.has_sidecar {
+        return MeshMode::None;
+    }
+    let inherited = || modes.get(&key.namespace).copied();
+    object.mode.or_else(inherited).unwrap_or(MeshMode::None)
+}
+
+/// Without a node no agent feels responsible, which is easily overlooked.
+fn hint_at_missing_node(loader: &mut Loader, key: &ObjectKey, pod: &Pod) {
+    if pod.netns.is_some() && pod.node.is_empty() && pod.mode == MeshMode::Ambient {
+        let reason = "missing, so no node's agent enrols the pod although its namespace is known";
+        loader.reject_in_force(key, FieldProblem::new("spec.nodeName", reason));
+    }
+}
+
+/// What only one pod can have. The first one counts.
+#[derive(Default)]
+struct Claims {
+    uids: BTreeSet<PodUid>,
+    ips: BTreeMap<IpAddr, String>,
+    namespaces: BTreeMap<PathBuf, String>,
+}
+
+impl Claims {
+    /// Claims all that the pod has, or nothing.
+    fn take(&mut self, key: &ObjectKey, pod: &Pod) -> Result<(), FieldProblem> {
+        if self.uids.contains(&pod.uid) {
+            let reason = format!("{} belongs to another pod already", pod.uid);
+            return Err(FieldProblem::new("metadata.uid", reason));
+        }
+        let own_ips = || pod.ips.iter().filter(|_| !pod.host_network);
+        if let Some((ip, owner)) = own_ips().find_map(|ip| Some((ip, self.ips.get(ip)?))) {
+            let reason = format!("{ip} belongs to {owner} already; the first one counts");
+            return Err(FieldProblem::new("status.podIPs", reason));
+        }
+        let netns = pod.netns.as_deref();
+        if let Some(owner) = netns.and_then(|path: &Path| self.namespaces.get(path)) {
+            let reason = format!("the namespace belongs to {owner} already; the first one counts");
+            return Err(FieldProblem::new("metadata.annotations.warren.dev/netns", reason));
+        }
+        self.uids.insert(pod.uid.clone());
+        self.ips.extend(own_ips().map(|ip| (*ip, key.to_string())));
+        self.namespaces.extend(netns.map(|path| (path.to_owned(), key.to_string())));
+        Ok(())
+    }
+}
