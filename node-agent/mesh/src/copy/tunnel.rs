@@ -1,0 +1,165 @@
+//! TCP ↔ CONNECT stream (hbone.md §13), with resets passed on as resets.
+//!
+//! Memory is bounded in both directions: towards the tunnel nothing is read
+//! from the application before HTTP/2 has room for it, and towards the
+//! application flow-control credit is returned only for bytes that TCP has
+//! taken.
+
+use std::future::poll_fn;
+use std::io;
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::timeout;
+
+use super::buffer::ReadBuffer;
+use super::{ByteCounts, CopyEnd, CopyOutcome, is_reset, reset_on_close};
+use crate::hbone::HboneStream;
+use crate::limits::Limits;
+use crate::live::Cancel;
+
+/// Copies until both directions have ended, one side is reset, or `cancel`
+/// fires. Consumes both; `bytes` may be read meanwhile.
+pub async fn copy(
+    mut app: TcpStream,
+    tunnel: HboneStream,
+    limits: &Limits,
+    cancel: &Cancel,
+    bytes: &ByteCounts,
+) -> CopyOutcome {
+    let HboneStream { mut send, mut recv, early_sent, app_ended, guard, .. } = tunnel;
+    bytes.add_to_tunnel(usize::try_from(early_sent).unwrap_or(usize::MAX));
+    let end = {
+        let (reader, writer) = app.split();
+        let up = up(reader, &mut send, app_ended, limits, bytes);
+        let down = down(&mut recv, writer, bytes);
+        tokio::select! {
+            end = both(up, down, limits) => end,
+            reason = cancel.cancelled() => CopyEnd::Cancelled(reason),
+        }
+    };
+    if end != CopyEnd::Clean {
+        send.send_reset(Reason::CANCEL);
+        reset_on_close(&app);
+    }
+    drop(guard);
+    CopyOutcome { to_app: bytes.to_app(), to_tunnel: bytes.to_tunnel(), end }
+}
+
+/// Runs both directions to their own end; a failure of one ends both. Bytes
+/// that arrived before the peer's reset still reach an application that reads
+/// in reasonable time, as they would from the kernel.
+async fn both(
+    up: impl Future<Output = Result<(), CopyEnd>>,
+    down: impl Future<Output = Result<(), CopyEnd>>,
+    limits: &Limits,
+) -> CopyEnd {
+    tokio::pin!(up, down);
+    tokio::select! {
+        up_end = &mut up => match up_end {
+            Ok(()) => down.await.err().unwrap_or(CopyEnd::Clean),
+            Err(CopyEnd::TunnelReset) => {
+                let _ = timeout(limits.reset_flush, down).await;
+                CopyEnd::TunnelReset
+            }
+            Err(end) => end,
+        },
+        down_end = &mut down => match down_end {
+            Ok(()) => up.await.err().unwrap_or(CopyEnd::Clean),
+            Err(end) => end,
+        },
+    }
+}
+
+/// Application → tunnel.
+async fn up(
+    app: ReadHalf<'_>,
+    send: &mut SendStream<Bytes>,
+    ended: bool,
+    limits: &Limits,
+    bytes: &ByteCounts,
+) -> Result<(), CopyEnd> {
+    let mut buffer = ReadBuffer::new(limits.read_size);
+    while !ended {
+        // Room is asked for only when there is something to send: reserved but
+        // unused room would be taken from the connection's other streams.
+        readable(&app, send).await?;
+        let room = capacity(send, buffer.wanted()).await?;
+        match buffer.try_read(&app, room) {
+            Ok(Some(chunk)) => {
+                let length = chunk.len();
+                send.send_data(chunk, false).map_err(|e| broken(&e))?;
+                bytes.add_to_tunnel(length);
+            }
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
+            Err(error) => return Err(app_error(&error)),
+        }
+    }
+    send.send_data(Bytes::new(), true).map_err(|e| broken(&e))
+}
+
+/// Waits for bytes of the application, or for the peer's reset.
+async fn readable(app: &ReadHalf<'_>, send: &mut SendStream<Bytes>) -> Result<(), CopyEnd> {
+    tokio::select! {
+        biased;
+        ready = app.readable() => ready.map_err(|e| app_error(&e)),
+        _ = poll_fn(|cx| send.poll_reset(cx)) => Err(CopyEnd::TunnelReset),
+    }
+}
+
+/// Waits for room in the stream, its connection and its send buffer.
+async fn capacity(send: &mut SendStream<Bytes>, wanted: usize) -> Result<usize, CopyEnd> {
+    send.reserve_capacity(wanted);
+    loop {
+        let room = send.capacity();
+        if room > 0 {
+            return Ok(room);
+        }
+        match poll_fn(|cx| send.poll_capacity(cx)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(broken(&error)),
+            None => return Err(CopyEnd::TunnelReset),
+        }
+    }
+}
+
+/// Tunnel → application.
+async fn down(recv: &mut RecvStream, mut app: WriteHalf<'_>, bytes: &ByteCounts) -> Result<(), CopyEnd> {
+    while let Some(chunk) = recv.data().await {
+        let mut chunk = match chunk {
+            Ok(chunk) => chunk,
+            // The peer is done with the stream and found no fault with it.
+            Err(error) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => break,
+            Err(error) => return Err(broken(&error)),
+        };
+        let length = chunk.len();
+        app.write_all_buf(&mut chunk).await.map_err(|e| app_error(&e))?;
+        bytes.add_to_app(length);
+        // Fails only if the stream is over; the next read says so.
+        let _ = recv.flow_control().release_capacity(length);
+    }
+    match app.shutdown().await {
+        // The application has closed already: nobody misses the FIN.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        outcome => outcome.map_err(|e| app_error(&e)),
+    }
+}
+
+fn app_error(error: &io::Error) -> CopyEnd {
+    if is_reset(error) { CopyEnd::AppReset } else { CopyEnd::Error(error.to_string()) }
+}
+
+fn broken(error: &h2::Error) -> CopyEnd {
+    if error.is_reset() || error.is_go_away() {
+        CopyEnd::TunnelReset
+    } else if error.is_io() {
+        CopyEnd::Error(format!("the tunnel broke: {error}"))
+    } else {
+        // What remains are uses of a stream that the peer has already reset.
+        CopyEnd::TunnelReset
+    }
+}

@@ -1,0 +1,109 @@
+//! Budgets: every number that bounds time, memory or concurrency of the data path.
+//!
+//! The defaults are those of hbone.md §6, §14 and §20, or stricter where the
+//! peer cannot tell the difference. One value of [`Limits`] is shared by all
+//! workers, so that a budget has one definition.
+
+use std::time::Duration;
+
+/// Budgets of one agent. Sizes are bytes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// TLS handshake, both roles (hbone.md §20 names none; unbounded would let
+    /// a silent peer hold a worker's slot for ever).
+    pub handshake_timeout: Duration,
+    /// From sending CONNECT to its response. Longer than the peer's own 10 s
+    /// limit for reaching its application, so that its 503 arrives.
+    pub connect_response_timeout: Duration,
+    /// TCP connect to a peer or to the application.
+    pub tcp_connect_timeout: Duration,
+    /// HTTP/2 PING: time between an answer and the next PING.
+    pub ping_interval: Duration,
+    /// HTTP/2 PING: an answer later than this means a dead peer.
+    pub ping_timeout: Duration,
+    /// A pooled connection without streams is closed after this long.
+    pub pool_unused: Duration,
+    /// Streams this side opens on one connection at most (the peer's own
+    /// MAX_CONCURRENT_STREAMS may lower it).
+    pub pool_streams_per_connection: usize,
+    /// MAX_CONCURRENT_STREAMS advertised by the server side.
+    pub server_max_streams: u32,
+    /// HTTP/2 stream receive window: what a slow reader may pile up in memory.
+    pub stream_window: u32,
+    /// HTTP/2 connection receive window; must exceed `stream_window`, or one
+    /// unread stream starves the others (hbone.md §6).
+    pub connection_window: u32,
+    /// HTTP/2 MAX_FRAME_SIZE advertised.
+    pub max_frame_size: u32,
+    /// MAX_HEADER_LIST_SIZE advertised by the client side.
+    pub client_header_list: u32,
+    /// MAX_HEADER_LIST_SIZE advertised by the server side.
+    pub server_header_list: u32,
+    /// Bytes of one stream that may wait inside HTTP/2 before they are written
+    /// to TCP.
+    pub send_buffer: usize,
+    /// One read from the application at most.
+    pub read_size: usize,
+    /// Whether client bytes follow CONNECT without waiting for the 200.
+    pub early_data: bool,
+    /// Early bytes per stream at most; they are kept for the one safe retry.
+    pub early_data_limit: usize,
+    /// After the peer reset a stream: how long bytes already received may still
+    /// flow to an application that reads slowly, before it sees the reset.
+    pub reset_flush: Duration,
+    /// Bytes of the kernel's own buffer per socket are not counted here.
+    /// Connections (streams) held while their pod has no SVID yet, per pod.
+    pub held_for_svid: usize,
+    /// How long a connection is held for an SVID.
+    pub svid_wait: Duration,
+    /// TLS handshakes under way at once, per worker.
+    pub inflight_handshakes: usize,
+    /// Backlog of every listener.
+    pub listen_backlog: u32,
+    /// Time that live connections get after a drain began.
+    pub drain_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: u32 = 1024 * 1024;
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            connect_response_timeout: Duration::from_secs(15),
+            tcp_connect_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            pool_unused: Duration::from_secs(300),
+            pool_streams_per_connection: 100,
+            server_max_streams: 200,
+            stream_window: 4 * MIB,
+            connection_window: 16 * MIB,
+            max_frame_size: MIB,
+            client_header_list: 16 * 1024,
+            server_header_list: 64 * 1024,
+            send_buffer: 400 * 1024,
+            read_size: 256 * 1024,
+            early_data: true,
+            early_data_limit: 64 * 1024,
+            reset_flush: Duration::from_secs(1),
+            held_for_svid: 1024,
+            svid_wait: Duration::from_secs(5),
+            inflight_handshakes: 256,
+            listen_backlog: 1024,
+            drain_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_unread_stream_cannot_fill_the_connection() {
+        let limits = Limits::default();
+        assert!(limits.connection_window > limits.stream_window);
+        assert!(limits.early_data_limit <= 64 * 1024);
+        assert!(limits.connect_response_timeout > limits.tcp_connect_timeout);
+    }
+}

@@ -1,0 +1,183 @@
+//! What is known of a connection's ends, independent of where it came from.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use warren_core::audit::{Direction, Party};
+use warren_core::identity::SpiffeId;
+use warren_core::tunnel::Baggage;
+use warren_core::world::{MeshConfig, Pod};
+
+/// One end of a connection, for logs, audit and metric labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkloadFacts {
+    /// Pod name; empty when unknown.
+    pub pod: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service account.
+    pub service_account: String,
+    /// Name of the owning workload.
+    pub workload: String,
+    /// Istio's canonical service.
+    pub canonical_service: String,
+    /// Istio's canonical revision.
+    pub canonical_revision: String,
+    /// Label `app`.
+    pub app: String,
+    /// Label `version`.
+    pub version: String,
+    /// Cluster.
+    pub cluster: String,
+    /// Identity by the world; proven only if the connection has mTLS.
+    pub identity: Option<SpiffeId>,
+}
+
+impl WorkloadFacts {
+    /// Of a pod of the world.
+    pub fn of(pod: &Pod, mesh: &MeshConfig) -> Self {
+        let label = |key: &str| pod.labels.get(key).cloned().unwrap_or_default();
+        Self {
+            pod: pod.name.clone(),
+            namespace: pod.namespace.clone(),
+            service_account: pod.service_account.clone(),
+            workload: pod.workload.name.clone(),
+            canonical_service: pod.canonical_name.clone(),
+            canonical_revision: pod.canonical_revision.clone(),
+            app: label("app"),
+            version: label("version"),
+            cluster: mesh.cluster.clone(),
+            identity: Some(pod.identity.clone()),
+        }
+    }
+
+    /// Of a peer outside the world, as it describes itself, with the identity
+    /// it proved.
+    pub fn of_peer(baggage: &Baggage, identity: &SpiffeId) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        Self {
+            namespace: identity.namespace().into(),
+            service_account: identity.service_account().into(),
+            workload: baggage.workload.as_ref().map(|w| w.name.clone()).unwrap_or_default(),
+            canonical_service: text(&baggage.service_name),
+            canonical_revision: text(&baggage.service_version),
+            cluster: text(&baggage.cluster),
+            identity: Some(identity.clone()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn party(facts: Option<&Self>, address: SocketAddr) -> Party {
+        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        Party {
+            address: Some(address.to_string()),
+            namespace: facts.and_then(|f| some(&f.namespace)),
+            workload: facts.and_then(|f| some(&f.workload)),
+            pod: facts.and_then(|f| some(&f.pod)),
+            service_account: facts.and_then(|f| some(&f.service_account)),
+        }
+    }
+}
+
+/// The service that a connection was addressed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Full host name.
+    pub hostname: String,
+}
+
+/// What is known when a connection is accepted.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// From [`Telemetry::connection_id`](super::Telemetry::connection_id).
+    pub connection_id: String,
+    /// Which end this agent is.
+    pub direction: Direction,
+    /// The source, if known.
+    pub source: Option<WorkloadFacts>,
+    /// The destination, if known.
+    pub destination: Option<WorkloadFacts>,
+    /// Address of the source.
+    pub src_addr: SocketAddr,
+    /// Address the source asked for; inbound over HBONE: the dialled pod
+    /// address with the tunnel port.
+    pub dst_addr: SocketAddr,
+    /// Service that was addressed, if any.
+    pub service: Option<ServiceFacts>,
+}
+
+/// Istio's `response_flags` of TCP (hbone.md §22), and `-`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResponseFlag {
+    /// Nothing went wrong.
+    None,
+    /// Denied by policy.
+    Deny,
+    /// The next hop or the application could not be reached.
+    Connect,
+    /// TLS handshake failed.
+    TlsFailure,
+    /// HTTP/2 failed.
+    H2HandshakeFailure,
+    /// No answer from the tunnel port.
+    NetworkPolicy,
+    /// No SVID.
+    IdentityError,
+    /// A certificate was revoked.
+    CertRevoked,
+    /// Warren's own: the world knows no way.
+    NoRoute,
+    /// Warren's own: reset, cancelled or broken after it was open.
+    Aborted,
+}
+
+impl ResponseFlag {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
+            Self::NoRoute => "NO_ROUTE",
+            Self::Aborted => "ABORTED",
+        }
+    }
+}
+
+/// RFC 3339, UTC, with milliseconds.
+pub(super) fn rfc3339(at: SystemTime) -> String {
+    let t = OffsetDateTime::from(at);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        t.year(),
+        u8::from(t.month()),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second(),
+        t.millisecond()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let at = UNIX_EPOCH + Duration::from_millis(1_782_900_781_042);
+        assert_eq!(rfc3339(at), "2026-07-01T10:13:01.042Z");
+    }
+}

@@ -1,0 +1,354 @@
+//! One connection's evidence, from accept to end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use warren_core::audit::{AuditEvent, ConnectionEvent, Decision, Direction};
+use warren_core::identity::SpiffeId;
+
+use super::Telemetry;
+use super::facts::{ConnectionFacts, ResponseFlag, ServiceFacts, WorkloadFacts};
+use super::labels::{DeniedLabels, TcpLabels};
+use super::live_bytes::{LiveBytes, request_response};
+use super::metrics::TcpCounters;
+use crate::copy::{ByteCounts, CopyEnd, CopyOutcome};
+use crate::live::CancelReason;
+use crate::tls::PeerFacts;
+
+/// Writes access log, audit event and counters of one connection. Consumed by
+/// the connection's end; dropped without one, it records an abort: evidence is
+/// not lost by a forgotten branch.
+pub struct ConnectionRecord {
+    telemetry: Arc<Telemetry>,
+    facts: ConnectionFacts,
+    started: Instant,
+    mtls: Option<Mtls>,
+    policy: Option<String>,
+    route: &'static str,
+    hbone_addr: Option<String>,
+    trace_id: Option<String>,
+    response_code: Option<u16>,
+    latency: Option<Duration>,
+    bytes: Arc<ByteCounts>,
+    open: Option<OpenCounters>,
+    ended: bool,
+}
+
+struct Mtls {
+    source: SpiffeId,
+    destination: SpiffeId,
+    issuer: String,
+    trust_domain: String,
+}
+
+/// Counters of an established connection, resolved once.
+struct OpenCounters {
+    tcp: TcpCounters,
+    bytes: Arc<LiveBytes>,
+    follow: u64,
+}
+
+/// How a connection ended, as the evidence tells it.
+struct End {
+    decision: Decision,
+    flag: ResponseFlag,
+    reason: Option<String>,
+}
+
+impl ConnectionRecord {
+    /// Starts the record of a connection just accepted.
+    pub fn open(telemetry: &Arc<Telemetry>, facts: ConnectionFacts) -> Self {
+        tracing::debug!(
+            target: "access",
+            connection_id = facts.connection_id,
+            src.addr = %facts.src_addr,
+            dst.addr = %facts.dst_addr,
+            direction = direction(facts.direction),
+            "connection opened"
+        );
+        Self {
+            telemetry: Arc::clone(telemetry),
+            facts,
+            started: Instant::now(),
+            mtls: None,
+            policy: None,
+            route: "none",
+            hbone_addr: None,
+            trace_id: None,
+            response_code: None,
+            latency: None,
+            bytes: Arc::default(),
+            open: None,
+            ended: false,
+        }
+    }
+
+    /// The connection's id.
+    pub fn connection_id(&self) -> &str {
+        &self.facts.connection_id
+    }
+
+    /// What is known of the two ends.
+    pub fn facts(&self) -> &ConnectionFacts {
+        &self.facts
+    }
+
+    /// Bytes moved; to be given to the copy loop, and read by status.
+    pub fn bytes(&self) -> &Arc<ByteCounts> {
+        &self.bytes
+    }
+
+    /// The source became known.
+    pub fn set_source(&mut self, source: WorkloadFacts) {
+        self.facts.source = Some(source);
+    }
+
+    /// The destination became known.
+    pub fn set_destination(&mut self, destination: WorkloadFacts) {
+        self.facts.destination = Some(destination);
+    }
+
+    /// The addressed service became known.
+    pub fn set_service(&mut self, service: ServiceFacts) {
+        self.facts.service = Some(service);
+    }
+
+    /// How it is carried: `tunnel`, `plain`, `own`, `kernel`.
+    pub fn set_route(&mut self, route: &'static str) {
+        self.route = route;
+    }
+
+    /// The CONNECT authority.
+    pub fn set_hbone_addr(&mut self, authority: impl ToString) {
+        self.hbone_addr = Some(authority.to_string());
+    }
+
+    /// Both ends proved their identity by TLS; `peer` is the other one.
+    pub fn set_mtls(&mut self, source: &SpiffeId, destination: &SpiffeId, peer: &PeerFacts) {
+        self.mtls = Some(Mtls {
+            source: source.clone(),
+            destination: destination.clone(),
+            issuer: peer.issuer.clone(),
+            trust_domain: peer.id.trust_domain().to_string(),
+        });
+    }
+
+    /// The policy that permitted it.
+    pub fn set_policy(&mut self, policy: impl ToString) {
+        self.policy = Some(policy.to_string());
+    }
+
+    /// W3C trace id, 32 hex digits.
+    pub fn set_trace_id(&mut self, trace_id: impl Into<String>) {
+        self.trace_id = Some(trace_id.into());
+    }
+
+    /// Status of the CONNECT response, sent or received.
+    pub fn set_response_code(&mut self, code: u16) {
+        self.response_code = Some(code);
+    }
+
+    /// Bytes can flow from now on: counts the connection as opened.
+    pub fn established(&mut self) {
+        if self.open.is_some() {
+            return;
+        }
+        self.latency = Some(self.started.elapsed());
+        let metrics = self.telemetry.shared_metrics();
+        let tcp = metrics.tcp(self.labels(ResponseFlag::None));
+        tcp.opened.inc();
+        tcp.open.inc();
+        let bytes = Arc::new(LiveBytes::new(
+            self.facts.direction,
+            Arc::clone(&self.bytes),
+            tcp.sent.clone(),
+            tcp.received.clone(),
+        ));
+        let follow = metrics.follow_live(&bytes);
+        self.open = Some(OpenCounters { tcp, bytes, follow });
+    }
+
+    /// Refused by policy, before or after it was open.
+    pub fn deny(mut self, reason: impl ToString, policy: Option<String>) {
+        self.denied(reason.to_string(), policy);
+    }
+
+    /// Not refused, but impossible.
+    pub fn fail(mut self, flag: ResponseFlag, reason: impl ToString) {
+        let reason = Some(reason.to_string());
+        self.end(&End { decision: Decision::Allow, flag, reason });
+    }
+
+    /// Copied to its end.
+    pub fn finish(mut self, outcome: &CopyOutcome) {
+        match &outcome.end {
+            CopyEnd::Cancelled(CancelReason::PolicyChanged { policy, reason }) => {
+                self.denied(reason.clone(), policy.clone());
+            }
+            end => {
+                let flag = match end {
+                    CopyEnd::Clean | CopyEnd::AppReset | CopyEnd::TunnelReset => ResponseFlag::None,
+                    CopyEnd::Cancelled(_) | CopyEnd::Error(_) => ResponseFlag::Aborted,
+                };
+                let reason = (*end != CopyEnd::Clean).then(|| end.to_string());
+                self.end(&End { decision: Decision::Allow, flag, reason });
+            }
+        }
+    }
+
+    fn denied(&mut self, reason: String, policy: Option<String>) {
+        let destination = self.facts.destination.as_ref();
+        let text = |pick: fn(&WorkloadFacts) -> &String| {
+            destination.map(|facts| pick(facts).clone()).unwrap_or_else(|| "unknown".into())
+        };
+        self.telemetry.shared_metrics().denied(DeniedLabels {
+            destination: text(|facts| &facts.workload),
+            destination_namespace: text(|facts| &facts.namespace),
+            policy: policy.clone().unwrap_or_else(|| "none".into()),
+        });
+        self.policy = policy;
+        self.end(&End { decision: Decision::Deny, flag: ResponseFlag::Deny, reason: Some(reason) });
+    }
+
+    fn end(&mut self, end: &End) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.count(end);
+        self.log(end);
+        self.telemetry.audit().write(&self.event(end));
+    }
+
+    fn count(&mut self, end: &End) {
+        let metrics = self.telemetry.shared_metrics();
+        if let Some(open) = self.open.take() {
+            open.bytes.settle();
+            metrics.forget_live(open.follow);
+            open.tcp.open.dec();
+            open.tcp.closed.inc();
+            if end.flag == ResponseFlag::None {
+                return;
+            }
+        }
+        metrics.tcp(self.labels(end.flag)).failed.inc();
+    }
+
+    fn labels(&self, flag: ResponseFlag) -> TcpLabels {
+        let proven = self.mtls.as_ref().map(|mtls| (&mtls.source, &mtls.destination));
+        TcpLabels::of(&self.facts, proven, flag)
+    }
+
+    fn log(&self, end: &End) {
+        let text = |of: Option<&WorkloadFacts>, pick: fn(&WorkloadFacts) -> &String| {
+            of.map(|facts| pick(facts).clone()).unwrap_or_default()
+        };
+        let (src, dst) = (self.facts.source.as_ref(), self.facts.destination.as_ref());
+        let mtls = self.mtls.as_ref();
+        let (request, response) = request_response(self.facts.direction, &self.bytes);
+        let duration = format!("{}ms", self.started.elapsed().as_millis());
+        macro_rules! line {
+            ($level:expr, $text:literal) => {
+                tracing::event!(
+                    target: "access",
+                    $level,
+                    connection_id = self.facts.connection_id,
+                    src.addr = %self.facts.src_addr,
+                    src.workload = text(src, |f| &f.pod),
+                    src.namespace = text(src, |f| &f.namespace),
+                    src.identity = mtls.map(|m| m.source.as_str()).unwrap_or_default(),
+                    src.cluster = text(src, |f| &f.cluster),
+                    dst.addr = %self.facts.dst_addr,
+                    dst.hbone_addr = self.hbone_addr.as_deref().unwrap_or_default(),
+                    dst.service = self.facts.service.as_ref().map(|s| s.hostname.as_str())
+                        .unwrap_or_default(),
+                    dst.workload = text(dst, |f| &f.pod),
+                    dst.namespace = text(dst, |f| &f.namespace),
+                    dst.identity = mtls.map(|m| m.destination.as_str()).unwrap_or_default(),
+                    dst.cluster = text(dst, |f| &f.cluster),
+                    direction = direction(self.facts.direction),
+                    bytes_sent = request,
+                    bytes_recv = response,
+                    duration,
+                    error = end.reason.as_deref().unwrap_or_default(),
+                    $text
+                )
+            };
+        }
+        match end.flag {
+            ResponseFlag::None => line!(tracing::Level::INFO, "connection complete"),
+            _ => line!(tracing::Level::ERROR, "connection failed"),
+        }
+    }
+
+    fn event(&self, end: &End) -> AuditEvent {
+        let config = self.telemetry.config();
+        let facts = &self.facts;
+        let mtls = self.mtls.as_ref();
+        let world_identity = |of: &Option<WorkloadFacts>| of.as_ref()?.identity.clone();
+        let (request, response) = request_response(facts.direction, &self.bytes);
+        let opened = self.latency.is_some();
+        AuditEvent {
+            event: ConnectionEvent::Connection,
+            timestamp: self.telemetry.timestamp(),
+            connection_id: facts.connection_id.clone(),
+            direction: facts.direction,
+            source_identity: match (mtls, facts.direction) {
+                (Some(mtls), _) => Some(mtls.source.clone()),
+                // The agent knows its own pods; a peer must prove who it is.
+                (None, Direction::Outbound) => world_identity(&facts.source),
+                (None, Direction::Inbound) => None,
+            },
+            destination_identity: mtls
+                .map(|mtls| mtls.destination.clone())
+                .or_else(|| world_identity(&facts.destination)),
+            source: WorkloadFacts::party(facts.source.as_ref(), facts.src_addr),
+            destination: WorkloadFacts::party(facts.destination.as_ref(), facts.dst_addr),
+            destination_service: facts
+                .service
+                .as_ref()
+                .map(|service| format!("{}/{}", service.namespace, service.name)),
+            method: None,
+            path: None,
+            mtls: mtls.is_some(),
+            issuer: mtls.map(|mtls| mtls.issuer.clone()),
+            trust_domain: mtls.map(|mtls| mtls.trust_domain.clone()),
+            policy: self.policy.clone(),
+            decision: end.decision,
+            reason: end.reason.clone(),
+            route: self.route.into(),
+            response_code: self.response_code,
+            response_flags: end.flag.as_str().into(),
+            latency_ms: self.latency.map(millis),
+            duration_ms: Some(millis(self.started.elapsed())),
+            bytes_sent: opened.then_some(request),
+            bytes_received: opened.then_some(response),
+            node: config.node.clone(),
+            cluster: config.cluster.clone(),
+            region: config.region.clone(),
+            trace_id: self.trace_id.clone(),
+        }
+    }
+}
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(&End {
+                decision: Decision::Allow,
+                flag: ResponseFlag::Aborted,
+                reason: Some("the connection was given up".into()),
+            });
+        }
+    }
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "inbound",
+        Direction::Outbound => "outbound",
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
