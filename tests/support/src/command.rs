@@ -62,12 +62,7 @@ pub fn wait_or_kill(child: &mut std::process::Child, limit: Duration) -> Option<
 
 /// Standard output and error of a program, for messages.
 pub fn text(output: &Output) -> String {
-    format!(
-        "{}: {}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}: {}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The `warren` binary under test: `WARREN_BIN`, else the one built beside this test executable.

@@ -82,11 +82,8 @@ pub fn dial(ns: &NetNs, to: SocketAddr, credentials: Credentials, asks: &[Ask]) 
 
 async fn ask_one(send: &mut h2::client::SendRequest<Bytes>, ask: &Ask) -> io::Result<Answer> {
     futures_ready(send).await?;
-    let uri = if ask.method == http::Method::CONNECT {
-        ask.authority.clone()
-    } else {
-        format!("https://{}/", ask.authority)
-    };
+    let uri =
+        if ask.method == http::Method::CONNECT { ask.authority.clone() } else { format!("https://{}/", ask.authority) };
     let mut request = http::Request::builder().method(ask.method.clone()).uri(uri);
     for (name, value) in &ask.headers {
         request = request.header(*name, value);

@@ -23,7 +23,9 @@ fn main() {
     let plan = match parse(std::env::args().skip(1)) {
         Ok(plan) => plan,
         Err(reason) => {
-            eprintln!("usage: warren-probe ADDR TEXT [device=D] [rebind=D] [mark=N] [source=ADDR] [transparent=1]: {reason}");
+            eprintln!(
+                "usage: warren-probe ADDR TEXT [device=D] [rebind=D] [mark=N] [source=ADDR] [transparent=1]: {reason}"
+            );
             std::process::exit(2);
         }
     };
@@ -63,7 +65,8 @@ fn attempt(plan: &Plan) -> Result<String, (&'static str, io::Error)> {
         socket.set_mark(mark).map_err(at("mark"))?;
     }
     if plan.transparent {
-        let made = if plan.to.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+        let made =
+            if plan.to.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
         made.map_err(at("transparent"))?;
     }
     if let Some(source) = plan.source {

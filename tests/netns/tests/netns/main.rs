@@ -3,4 +3,16 @@
 //! Every test makes its own world and removes it; two worlds exist at once. Root is needed, and `ip`, `nsenter`,
 //! `setpriv`, `prlimit`, `curl`, `ping`, `getent` and `bpftool`.
 
+#![forbid(unsafe_code)]
+// Helpers of tests are tests: what goes wrong in them is a failure to be shown.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod escapes;
+mod evidence;
+mod fixture;
+mod identity;
+mod lifecycle;
+mod policy;
+mod traffic;
+mod untouched;
 mod world;

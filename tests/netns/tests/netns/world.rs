@@ -63,11 +63,13 @@ fn families_strangers_and_namespaces_are_as_asked() {
 fn a_recreated_pod_is_another_namespace_at_the_same_path() {
     let mut lab = Lab::new(1);
     let old = lab.pod(0, "a");
-    let inode = || std::fs::metadata(format!("/run/netns/{}-a", lab.id())).map(|m| std::os::unix::fs::MetadataExt::ino(&m));
+    let inode =
+        || std::fs::metadata(format!("/run/netns/{}-a", lab.id())).map(|m| std::os::unix::fs::MetadataExt::ino(&m));
     let (ip, before) = (old.v4(), inode().unwrap());
     let (link, id) = (old.host_link.clone(), lab.id().to_owned());
     let new = lab.recreate(old);
-    let after = std::fs::metadata(format!("/run/netns/{id}-a")).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
+    let after =
+        std::fs::metadata(format!("/run/netns/{id}-a")).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
     assert_ne!(before, after);
     assert_eq!(new.v4(), ip);
     assert!(!lab.has_link(0, &link), "the old namespace died");

@@ -1,0 +1,347 @@
+//! Agents that die, return, and leave; pods that go and come back as another.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use warren_test_support::client::{
+    IO_LIMIT, assert_echo, connect, exchange, finish_exchange, is_reset, ping_pong, prepare,
+};
+use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
+
+use crate::fixture::{Pair, Single, any, start_agent};
+
+#[test]
+fn killed_agent_connections_wait_for_its_return() {
+    let mut pair = Pair::with(&[("--away-wait", "20s")], |_| {});
+    let _echo = pair.echo(8080);
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"before");
+    let capture = Capture::start(pair.lab.node(0));
+    pair.near.kill9();
+    let waiting: Vec<_> = [pair.server.at(8080), pair.server.at6(8080)]
+        .into_iter()
+        .map(|to| {
+            let ns = NetNsThread::of(&pair.client.ns);
+            std::thread::spawn(move || {
+                ns.connect(to).and_then(|stream| finish_exchange(prepare(stream)?, b"CANARY-waited"))
+            })
+        })
+        .collect();
+    // Long enough for the kernel to notice, and for the clients to have sent their SYN in vain.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(waiting.iter().all(|client| !client.is_finished()), "they wait, they are not refused");
+    pair.near.start();
+    for client in waiting {
+        assert_eq!(client.join().unwrap().expect("the agent is back"), b"CANARY-waited");
+    }
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"after");
+    assert_echo(&pair.server.ns, serve_in(&pair), b"inbound as well");
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-waited");
+    packets.assert_only_tls();
+}
+
+/// An echo server in the client pod that lives as long as the process.
+fn serve_in(pair: &Pair) -> SocketAddr {
+    let server = Server::echo(&pair.client.ns, any(8088));
+    std::mem::forget(server);
+    pair.client.at(8088)
+}
+
+/// A namespace's path, for threads that outlive a borrow.
+struct NetNsThread(std::path::PathBuf);
+
+impl NetNsThread {
+    fn of(ns: &NetNs) -> Self {
+        Self(ns.path().to_owned())
+    }
+
+    fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let file = std::fs::File::open(&self.0)?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        TcpStream::connect_timeout(&to, Duration::from_secs(60))
+    }
+}
+
+#[test]
+fn killed_agent_connections_are_refused_after_the_wait_and_nothing_is_clear() {
+    let mut stranger = None;
+    let mut pair = Pair::with(&[("--away-wait", "2s")], |lab| {
+        lab.manifest.set_mtls(None, "STRICT");
+        stranger = Some(lab.stranger(0, "stranger"));
+    });
+    let stranger = stranger.unwrap();
+    let (_echo, own) = (pair.echo(8080), Server::echo(&pair.client.ns, any(8080)));
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"before");
+    pair.near.kill9();
+    let capture = Capture::start(pair.lab.node(0));
+    for to in [pair.server.at(8080), pair.server.at6(8080)] {
+        let error = eventually("connect fails at once with ECONNREFUSED", IO_LIMIT, || {
+            let start = Instant::now();
+            let error = exchange(&pair.client.ns, to, b"CANARY-away").err()?;
+            let at_once = start.elapsed() < Duration::from_millis(500);
+            (at_once && error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(error)
+        });
+        assert!(is_reset(&error));
+    }
+    // Inbound plaintext does not get in either while nobody watches: the pod is STRICT.
+    let inbound = stranger.ns.run(|| TcpStream::connect_timeout(&pair.client.at(8080), Duration::from_secs(2)));
+    assert!(inbound.is_err(), "plaintext entered a STRICT pod");
+    assert!(own.peers().is_empty());
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-away");
+    assert!(packets.syns_to(8080).iter().all(|syn| syn.source.ip() == stranger.v4()), "no SYN of the captured pod");
+    pair.near.start();
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"back");
+}
+
+#[test]
+fn a_stopped_agent_ends_its_connections_and_its_successor_adopts_the_pins() {
+    let mut pair = Pair::with(&[("--away-wait", "20s"), ("--drain", "1s")], |_| {});
+    let _echo = pair.echo(8080);
+    let mut open = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+    assert_eq!(ping_pong(&mut open, b"open").unwrap(), b"open");
+    let cookie = pair.near.pod("client")["cookie"].clone();
+    let links = pinned_links(pair.near.node());
+    pair.near.stop();
+    assert_eq!(pinned_links(pair.near.node()), links, "capture outlives the agent");
+    assert!(ping_pong(&mut open, b"closed").is_err(), "connections end with the agent that carried them");
+    pair.near.start();
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"again");
+    assert_eq!(pair.near.pod("client")["cookie"], cookie);
+}
+
+/// Ids of the links pinned for a node.
+fn pinned_links(node: &str) -> Vec<u64> {
+    let shown = warren_test_support::command::run("bpftool", &["-j", "-f", "link", "show"]);
+    let links: Value = serde_json::from_str(&shown).expect("bpftool prints JSON");
+    let prefix = format!("/sys/fs/bpf/warren/{node}/");
+    let ours = links.as_array().expect("links").iter().filter(|link| {
+        let pins = link["pinned"].as_array();
+        pins.is_some_and(|pins| pins.iter().any(|pin| pin.as_str().is_some_and(|path| path.starts_with(&prefix))))
+    });
+    ours.filter_map(|link| link["id"].as_u64()).collect()
+}
+
+/// Ids of the maps pinned for a node.
+fn pinned_maps(node: &str) -> Vec<u64> {
+    let shown = warren_test_support::command::run("bpftool", &["-j", "-f", "map", "show"]);
+    let maps: Value = serde_json::from_str(&shown).expect("bpftool prints JSON");
+    let prefix = format!("/sys/fs/bpf/warren/{node}/");
+    let ours = maps.as_array().expect("maps").iter().filter(|map| {
+        let pins = map["pinned"].as_array();
+        pins.is_some_and(|pins| pins.iter().any(|pin| pin.as_str().is_some_and(|path| path.starts_with(&prefix))))
+    });
+    ours.filter_map(|map| map["id"].as_u64()).collect()
+}
+
+fn exists(kind: &str, id: u64) -> bool {
+    let mut command = std::process::Command::new("bpftool");
+    command.args([kind, "show", "id", &id.to_string()]);
+    warren_test_support::command::output(&mut command).status.success()
+}
+
+/// Everything in a pod's namespace that an agent may change.
+fn traces(ns: &NetNs) -> String {
+    let mut all = String::new();
+    for family in ["-4", "-6"] {
+        for what in [&["rule"][..], &["route", "show", "table", "all"], &["addr"]] {
+            all += &ns.check("ip", &[&[family], what].concat());
+        }
+    }
+    all += &ns.check("tc", &["qdisc"]);
+    all += &ns.check("tc", &["filter", "show", "dev", "lo", "ingress"]);
+    all += &ns.check("tc", &["filter", "show", "dev", "lo", "egress"]);
+    for key in
+        ["tcp_fwmark_accept", "fwmark_reflect", "conf/lo/route_localnet", "conf/lo/rp_filter", "conf/all/rp_filter"]
+    {
+        all += &format!("{key} {}", ns.read(&format!("/proc/sys/net/ipv4/{key}")));
+    }
+    all + &ns.check("ss", &["-Hltn"])
+}
+
+#[test]
+fn nothing_is_left_after_cleanup() {
+    let mut lab = Lab::new(1);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
+    lab.manifest.write();
+    let before = [traces(&client.ns), traces(&server.ns)];
+    let mut agent = start_agent(&lab, 0, &[]);
+    let echo = Server::echo(&server.ns, any(8080));
+    assert_echo(&client.ns, server.at(8080), b"works");
+    drop(echo);
+    assert_ne!(traces(&client.ns), before[0], "enrolment leaves traces that can be seen");
+    let (links, maps) = (pinned_links(agent.node()), pinned_maps(agent.node()));
+    assert!(!links.is_empty() && !maps.is_empty());
+    agent.stop();
+    let done = agent.cleanup();
+    assert!(done.status.success(), "{}", warren_test_support::command::text(&done));
+    eventually("links and maps are gone", IO_LIMIT, || {
+        let left = links.iter().any(|id| exists("link", *id)) || maps.iter().any(|id| exists("map", *id));
+        (!left).then_some(())
+    });
+    assert!(!std::path::Path::new("/sys/fs/bpf/warren").join(agent.node()).exists(), "pins");
+    assert_eq!([traces(&client.ns), traces(&server.ns)], before);
+    // And the pods talk as if nothing had ever been there.
+    let _echo = Server::echo(&server.ns, any(8080));
+    let capture = Capture::start(lab.node(0));
+    assert_echo(&client.ns, server.at(8080), b"in clear again");
+    capture.stop().assert_present(b"in clear again");
+    let again = agent.cleanup();
+    assert!(
+        again.status.success(),
+        "a second cleanup finds nothing to do: {}",
+        warren_test_support::command::text(&again)
+    );
+}
+
+#[test]
+fn a_pod_that_leaves_the_mesh_is_released_and_holds_no_descriptor() {
+    let mut world = Single::with(&[], |_| {});
+    let echo = Server::echo(&world.server.ns, any(8080));
+    assert_echo(&world.client.ns, world.server.at(8080), b"in the mesh");
+    drop(echo);
+    let before = world.agent.descriptors();
+    let pod = world.lab.pod(0, "third");
+    let fresh = traces(&pod.ns);
+    world.apply();
+    world.agent.wait_status("enrolled", |status| pods_enrolled(status) == 3);
+    assert_ne!(traces(&pod.ns), fresh);
+    world.lab.manifest.remove("pod third");
+    world.apply();
+    world.agent.wait_status("released", |status| status["pods"].as_array().is_some_and(|pods| pods.len() == 2));
+    eventually("no trace is left in the pod", IO_LIMIT, || (traces(&pod.ns) == fresh).then_some(()));
+    eventually("its descriptors are closed", IO_LIMIT, || (world.agent.descriptors() <= before).then_some(()));
+}
+
+fn pods_enrolled(status: &Value) -> usize {
+    status["pods"].as_array().map_or(0, |pods| pods.iter().filter(|pod| pod["state"] == "enrolled").count())
+}
+
+#[test]
+fn path_and_address_of_a_dead_pod_reused_by_another_identity() {
+    let mut pair = Pair::start();
+    let _echo = pair.echo(8080);
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"first");
+    pair.far.wait_audit("the first identity", |event| event["source_identity"] == pair.client.identity());
+    let first = pair.near.pod("client");
+    let (old_link, old) =
+        (pair.client.host_link.clone(), std::mem::replace(&mut pair.client, pair.lab.stranger(0, "spare")));
+    pair.lab.manifest.remove("pod client");
+    pair.apply();
+    let mut new = pair.lab.recreate(old);
+    assert!(!pair.lab.has_link(0, &old_link), "the old namespace died although an agent had watched it");
+    new.document.service_account = "heir".to_owned();
+    pair.lab.manifest.set_pod(&new.document);
+    pair.apply();
+    pair.near.wait_status("enrolled", |status| pods_enrolled(status) == 1);
+    assert_echo(&new.ns, pair.server.at(8080), b"second");
+    pair.far.wait_audit("the new identity", |event| event["source_identity"] == new.identity());
+    let second = pair.near.pod("client");
+    assert_ne!(first["cookie"], second["cookie"]);
+    assert_ne!(first["identity"], second["identity"]);
+    let _own = Server::echo(&new.ns, any(8080));
+    assert_echo(&pair.server.ns, new.at(8080), b"and inbound");
+}
+
+#[test]
+fn a_namespace_swapped_behind_the_agents_back_is_a_new_pod() {
+    let mut pair = Pair::start();
+    let _echo = pair.echo(8080);
+    let first = pair.near.pod("client")["cookie"].clone();
+    // No manifest change: the path alone now leads elsewhere, as when a sandbox is restarted.
+    let spare = pair.lab.stranger(0, "spare");
+    let old = std::mem::replace(&mut pair.client, spare);
+    let new = pair.lab.recreate(old);
+    pair.near.wait_status("the new namespace is enrolled", |status| {
+        let pods = status["pods"].as_array().unwrap();
+        pods.iter().any(|pod| pod["name"] == "client" && pod["state"] == "enrolled" && pod["cookie"] != first)
+    });
+    let capture = Capture::start(pair.lab.node(0));
+    assert_echo(&new.ns, pair.server.at(8080), b"CANARY-swapped");
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-swapped");
+    packets.assert_only_tls();
+}
+
+#[test]
+fn a_pod_that_cannot_be_enrolled_is_reported_and_left_alone() {
+    let mut lab = Lab::new(1);
+    let good = lab.pod(0, "good");
+    let bare = NetNs::create(&format!("{}-bare", lab.id()));
+    let mut document = good.document.clone();
+    document.name = "bare".to_owned();
+    document.uid = "bare-uid".to_owned();
+    document.netns = bare.path().to_owned();
+    document.ips = vec!["10.10.0.99".parse().unwrap()];
+    lab.manifest.set_pod(&document);
+    document.name = "absent".to_owned();
+    document.uid = "absent-uid".to_owned();
+    document.netns = "/run/netns/no-such-namespace".into();
+    document.ips = vec!["10.10.0.98".parse().unwrap()];
+    lab.manifest.set_pod(&document);
+    lab.manifest.write();
+    let before = traces(&bare);
+    let agent = start_agent(&lab, 0, &[]);
+    for name in ["bare", "absent"] {
+        let pod = agent.pod(name);
+        assert_eq!(pod["state"], "failed", "{pod:#}");
+        assert!(pod["error"]["step"].as_str().is_some_and(|step| !step.is_empty()), "{pod:#}");
+        assert!(pod["error"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{pod:#}");
+    }
+    assert_eq!(traces(&bare), before, "not half-enrolled");
+    assert_eq!(agent.pod("good")["state"], "enrolled");
+    let _echo = Server::echo(&good.ns, any(8080));
+    assert_echo(&good.ns, good.at(8080), b"the good one works");
+}
+
+#[test]
+fn two_agents_on_one_kernel_do_not_disturb_each_other() {
+    let mut neighbour = None;
+    let mut pair = Pair::with(&[], |lab| neighbour = Some(lab.pod(0, "neighbour")));
+    let neighbour = neighbour.unwrap();
+    let _echo = Server::echo(&neighbour.ns, any(8080));
+    let mut open = connect(&pair.client.ns, neighbour.at(8080)).unwrap();
+    let mut alive = |what: &str| assert_eq!(ping_pong(&mut open, b"tick").expect(what), b"tick");
+    let links = pinned_links(pair.near.node());
+    alive("at first");
+    pair.far.kill9();
+    alive("the other agent was killed");
+    assert!(pair.far.cleanup().status.success());
+    alive("the other agent was cleaned up");
+    pair.far.start();
+    alive("the other agent came back");
+    assert_eq!(pinned_links(pair.near.node()), links);
+    assert_echo(&pair.client.ns, neighbour.at(8080), b"new connections as well");
+    let _far = pair.echo(8081);
+    assert_echo(&pair.client.ns, pair.server.at(8081), b"and between the two");
+}
+
+#[test]
+fn an_agent_out_of_descriptors_lives_and_recovers() {
+    let mut lab = Lab::new(2);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(1, "server"));
+    lab.manifest.write();
+    let mut near = lab.agent(0).open_files(160).start();
+    let _far = start_agent(&lab, 1, &[]);
+    let _echo = Server::echo(&server.ns, any(8080));
+    assert_echo(&client.ns, server.at(8080), b"before");
+    let to = server.at(8080);
+    let held: Vec<_> = (0..400)
+        .filter_map(|_| client.ns.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(200))).ok())
+        .collect();
+    let cpu = near.cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = near.cpu() - cpu;
+    assert!(near.alive(), "{}", near.log_tail(40));
+    assert!(spent < Duration::from_millis(600), "spins at the limit: {spent:?} of CPU in one second");
+    assert!(near.descriptors() <= 160);
+    near.status();
+    drop(held);
+    eventually("it serves again", Duration::from_secs(20), || {
+        let mut stream = connect(&client.ns, to).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        ping_pong(&mut stream, b"after").ok()
+    });
+    assert!(near.alive());
+}
