@@ -15,3 +15,6 @@ pub mod limits;
 pub mod live;
 pub mod telemetry;
 pub mod tls;
+
+#[cfg(test)]
+mod testing;

@@ -8,6 +8,9 @@ mod buffer;
 mod plain;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,6 +94,13 @@ pub struct CopyOutcome {
 fn is_reset(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(error.kind(), K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted | K::NotConnected | K::TimedOut)
+}
+
+/// Closes `socket` with a RST: for a connection that was accepted and then
+/// turned out to be impossible or forbidden, where a FIN would look like an
+/// empty answer.
+pub fn reset(socket: tokio::net::TcpStream) {
+    reset_on_close(&socket);
 }
 
 /// Makes the close of `socket` a RST: what the other side did is passed on.

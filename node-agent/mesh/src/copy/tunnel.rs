@@ -10,7 +10,7 @@ use std::io;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
@@ -82,24 +82,35 @@ async fn up(
     limits: &Limits,
     bytes: &ByteCounts,
 ) -> Result<(), CopyEnd> {
+    if !ended {
+        until_end(&app, send, limits, bytes).await?;
+    }
+    send.send_data(Bytes::new(), true).map_err(|e| broken(&e))
+}
+
+async fn until_end(
+    app: &ReadHalf<'_>,
+    send: &mut SendStream<Bytes>,
+    limits: &Limits,
+    bytes: &ByteCounts,
+) -> Result<(), CopyEnd> {
     let mut buffer = ReadBuffer::new(limits.read_size);
-    while !ended {
+    loop {
         // Room is asked for only when there is something to send: reserved but
         // unused room would be taken from the connection's other streams.
-        readable(&app, send).await?;
-        let room = capacity(send, buffer.wanted()).await?;
-        match buffer.try_read(&app, room) {
+        readable(app, send).await?;
+        let room = capacity(app, send, buffer.wanted()).await?;
+        match buffer.try_read(app, room) {
             Ok(Some(chunk)) => {
                 let length = chunk.len();
                 send.send_data(chunk, false).map_err(|e| broken(&e))?;
                 bytes.add_to_tunnel(length);
             }
-            Ok(None) => break,
+            Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
             Err(error) => return Err(app_error(&error)),
         }
     }
-    send.send_data(Bytes::new(), true).map_err(|e| broken(&e))
 }
 
 /// Waits for bytes of the application, or for the peer's reset.
@@ -111,18 +122,22 @@ async fn readable(app: &ReadHalf<'_>, send: &mut SendStream<Bytes>) -> Result<()
     }
 }
 
-/// Waits for room in the stream, its connection and its send buffer.
-async fn capacity(send: &mut SendStream<Bytes>, wanted: usize) -> Result<usize, CopyEnd> {
+/// Waits for room in the stream, its connection and its send buffer; notices
+/// meanwhile if the application resets.
+async fn capacity(app: &ReadHalf<'_>, send: &mut SendStream<Bytes>, wanted: usize) -> Result<usize, CopyEnd> {
     send.reserve_capacity(wanted);
     loop {
         let room = send.capacity();
         if room > 0 {
             return Ok(room);
         }
-        match poll_fn(|cx| send.poll_capacity(cx)).await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(broken(&error)),
-            None => return Err(CopyEnd::TunnelReset),
+        tokio::select! {
+            more = poll_fn(|cx| send.poll_capacity(cx)) => match more {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(broken(&error)),
+                None => return Err(CopyEnd::TunnelReset),
+            },
+            _ = app.ready(Interest::ERROR) => return Err(CopyEnd::AppReset),
         }
     }
 }

@@ -12,6 +12,9 @@ mod stream;
 mod tunnel;
 mod watched;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::TunnelError;
 pub use pool::{Open, Pool};
 pub use server::{DrainHandle, HboneServer, InboundStream, accept};

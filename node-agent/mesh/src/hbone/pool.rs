@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -20,7 +21,7 @@ use super::tunnel::{StreamGuard, Tunnel};
 use crate::identity::IdentitySnapshot;
 use crate::limits::Limits;
 use crate::telemetry::{HandshakeFacts, Parties, Telemetry};
-use crate::tls;
+use crate::tls::{self, HandshakeFailure, PeerFacts};
 
 mod flight;
 
@@ -82,6 +83,11 @@ impl Pool {
                     retried = true;
                     self.0.retire(&open.key, &Rc::downgrade(&tunnel));
                 }
+                Err(TunnelError::Handshake(failure)) => {
+                    // The peer judged our certificate after our side was done.
+                    self.handshake(&open, Err(&failure), Duration::ZERO);
+                    return Err(TunnelError::Handshake(failure));
+                }
                 outcome => return outcome,
             }
         }
@@ -140,13 +146,7 @@ impl Pool {
         let started = Instant::now();
         let handshake = tls::connect(tcp, &open.snapshot, &open.key.expected, limits.handshake_timeout).await;
         let outcome = handshake.as_ref().map(|(_, peer)| peer);
-        self.0.telemetry.handshake(&HandshakeFacts::outbound(
-            &open.parties,
-            &open.key.source,
-            &open.key.expected,
-            outcome,
-            started.elapsed(),
-        ));
+        self.handshake(open, outcome, started.elapsed());
         let (stream, peer) = handshake?;
         let pool = Rc::downgrade(&self.0);
         let key = open.key.clone();
@@ -160,6 +160,14 @@ impl Pool {
         let mut tunnels = self.0.tunnels.borrow_mut();
         tunnels.entry(open.key.clone()).or_default().push(Rc::clone(&tunnel));
         Ok(tunnel)
+    }
+}
+
+impl Pool {
+    fn handshake(&self, open: &Open<'_>, outcome: Result<&PeerFacts, &HandshakeFailure>, duration: Duration) {
+        let Open { key, parties, .. } = open;
+        let facts = HandshakeFacts::outbound(parties, &key.source, &key.expected, outcome, duration);
+        self.0.telemetry.handshake(&facts);
     }
 }
 

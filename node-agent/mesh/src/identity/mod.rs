@@ -13,6 +13,9 @@ mod pod;
 mod schedule;
 mod svid;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

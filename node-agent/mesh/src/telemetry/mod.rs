@@ -13,6 +13,9 @@ mod metrics;
 mod process;
 mod record;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 pub use audit::{AuditSink, AuditTarget};

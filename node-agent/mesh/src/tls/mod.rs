@@ -10,6 +10,9 @@ mod handshake;
 mod leaf;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use failure::{HandshakeFailure, PeerAlert};
 pub use handshake::{PeerFacts, TlsStream, accept, connect, peer_still_trusted};
 pub use leaf::{LeafError, LeafFacts};
