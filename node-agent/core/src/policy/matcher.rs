@@ -207,6 +207,11 @@ impl Principals {
         }
     }
 
+    /// Whether no principal can match, e.g. for `partner.org/*` read narrowly.
+    pub(super) fn match_nobody(&self) -> bool {
+        self.listed_paths().is_some_and(|mut paths| paths.next().is_none())
+    }
+
     /// The paths of every principal that can match, if they can be listed.
     pub(super) fn listed_paths(&self) -> Option<impl Iterator<Item = &str>> {
         let listed = !self.own_any
@@ -351,3 +356,6 @@ pub fn parse_port(value: &str) -> Option<u16> {
 fn reaches(reading: Reading, peer: &Peer<'_>) -> bool {
     peer.own || reading == Reading::Wide
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,8 @@ mod rule_index;
 mod scope;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 pub use decision::{Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};

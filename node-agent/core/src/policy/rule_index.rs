@@ -69,14 +69,18 @@ impl RuleIndex {
 
     /// An alternative that covers the connection. Allocates nothing.
     pub(super) fn find(&self, facts: &Facts<'_>) -> Option<&Alternative> {
+        self.candidates(facts).find(|alternative| alternative.covers(facts, self.effect))
+    }
+
+    /// The alternatives that the identity and the port do not rule out.
+    fn candidates(&self, facts: &Facts<'_>) -> impl Iterator<Item = &Alternative> {
         let path = facts.peer.and_then(|peer| self.paths.get(peer.path()));
         let namespace = facts.peer.and_then(|peer| self.namespaces.get(peer.namespace()));
         [path, namespace, Some(&self.unlisted)]
             .into_iter()
             .flatten()
-            .flat_map(|bucket| bucket.at(facts.port))
+            .flat_map(move |bucket| bucket.at(facts.port))
             .filter_map(|position| self.alternatives.get(*position))
-            .find(|alternative| alternative.covers(facts, self.effect))
     }
 
     /// Whether some alternative lists the peer's identity, for explanations.
@@ -99,4 +103,52 @@ fn dedup(mut keys: Vec<&str>) -> Vec<&str> {
     keys.sort_unstable();
     keys.dedup();
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PolicyRef;
+    use super::super::compile::{Effect, Facts, alternatives};
+    use super::super::matcher::{Peer, TrustNames};
+    use super::super::object::AuthorizationPolicy;
+    use super::super::testing::mesh;
+    use super::RuleIndex;
+
+    /// `count` policies like `rules`, with `N` replaced by the policy's number.
+    fn index(effect: Effect, count: usize, rules: &str) -> RuleIndex {
+        let names = TrustNames::of(&mesh("own.example"));
+        let policies = (0..count).map(|i| AuthorizationPolicy {
+            namespace: "a".to_owned(),
+            name: format!("p{i}"),
+            dry_run: false,
+            spec: serde_json::from_str(&rules.replace('N', &i.to_string())).unwrap(),
+        });
+        let all = policies.flat_map(|p| alternatives(&p, &PolicyRef::authorization("a", &p.name), &names));
+        RuleIndex::new(effect, all.collect())
+    }
+
+    #[test]
+    fn listed_identities_and_ports_are_looked_up() {
+        let cases = [
+            r#"{"rules":[{"from":[{"source":{"principals":["cluster.local/ns/c/sa/sN"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"principals":["*/ns/c/sa/sN"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"serviceAccounts":["c/sN"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"namespaces":["nN"]}}]}]}"#,
+            r#"{"rules":[{"when":[{"key":"source.namespace","values":["nN"]}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"namespaces":["n7"]}}],"to":[{"operation":{"ports":["1N"]}}]}]}"#,
+            r#"{"rules":[{"to":[{"operation":{"ports":["1N"]}}]}]}"#,
+            r#"{"rules":[{"when":[{"key":"destination.port","values":["1N"]}]}]}"#,
+        ];
+        let mesh = mesh("own.example");
+        for rules in cases {
+            for id in ["spiffe://own.example/ns/c/sa/s7", "spiffe://own.example/ns/n7/sa/x"] {
+                let id = id.parse().unwrap();
+                let address = "10.0.0.1".parse().unwrap();
+                let facts =
+                    Facts { peer: Some(Peer::new(&id, &mesh)), source_ip: address, destination_ip: address, port: 17 };
+                let index = index(Effect::Grant, 5000, rules);
+                assert!(index.candidates(&facts).count() <= 1, "{rules}");
+            }
+        }
+    }
 }

@@ -150,7 +150,7 @@ fn check_rule(rule: &Rule, field: &str, action: Action, errors: &mut Errors) {
         let field = format!("{field}.to[{i}].operation");
         match to.operation.as_ref().filter(|o| **o != Default::default()) {
             Some(operation) => {
-                for (name, list) in values::operation_lists(operation) {
+                for (name, list) in set(values::operation_lists(operation)) {
                     errors.values(&format!("{field}.{name}"), list, values::of_field(name));
                 }
             }
@@ -163,9 +163,9 @@ fn check_rule(rule: &Rule, field: &str, action: Action, errors: &mut Errors) {
 }
 
 fn check_source(source: &Source, field: &str, action: Action, errors: &mut Errors) {
-    for (name, list) in values::source_lists(source) {
+    for (name, list) in set(values::source_lists(source)) {
         let field = format!("{field}.{name}");
-        if action == Action::Custom && !list.is_empty() && values::forbidden_in_custom(name) {
+        if action == Action::Custom && values::forbidden_in_custom(name) {
             errors.add(&field, "cannot be used with action CUSTOM");
         }
         if values::is_service_accounts(name) && list.len() > values::MAX_SERVICE_ACCOUNTS {
@@ -178,6 +178,13 @@ fn check_source(source: &Source, field: &str, action: Action, errors: &mut Error
     if accounts && others.iter().any(|list| !list.is_empty()) {
         errors.add(field, "serviceAccounts cannot be combined with principals or namespaces");
     }
+}
+
+/// The lists that say something.
+fn set<'a, const N: usize>(
+    lists: [(&'static str, &'a [String]); N],
+) -> impl Iterator<Item = (&'static str, &'a [String])> {
+    lists.into_iter().filter(|(_, list)| !list.is_empty())
 }
 
 fn check_condition(condition: &Condition, field: &str, action: Action, errors: &mut Errors) {
@@ -229,3 +236,6 @@ impl Errors {
         if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
 }
+
+#[cfg(test)]
+mod tests;

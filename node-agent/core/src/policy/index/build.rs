@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::compile::{Effect, alternatives};
 use super::super::decision::PolicyRef;
-use super::super::matcher::TrustNames;
+use super::super::matcher::{Principals, Reading, TrustNames};
 use super::super::object::{Action, AuthorizationPolicy, PeerAuthentication, WorkloadSelector};
 use super::super::peer_authentication::PeerAuthentications;
 use super::super::rule_index::RuleIndex;
@@ -23,35 +23,33 @@ pub(super) fn build<'a>(
     let items = checked.items(policies);
     let mut layers = Layers::new(mesh, &items);
     let modes = PeerAuthentications::new(&checked.modes, &mesh.root_namespace);
-    let mut mode_pods = vec![0; checked.modes.len()];
-    let mut index = PolicyIndex {
-        mesh: mesh.clone(),
-        pods: HashMap::new(),
-        default_allow: PolicyRef::default_allow(),
-        bindings: Vec::new(),
-    };
+    let mut pods_of_mode = vec![0; checked.modes.len()];
+    let mut compiled = HashMap::new();
     for pod in pods {
         let counts = usize::from(pod.mode == MeshMode::Ambient && !pod.host_network);
-        let (modes, setters) = modes.of(pod);
-        for position in setters {
-            mode_pods[position] += counts;
-        }
         let layers = layers.of(pod, counts);
-        index.pods.insert(pod.uid.clone(), PodPolicy { modes, layers });
+        let (modes, counting) = modes.of(pod);
+        for position in counting {
+            pods_of_mode[position] += counts;
+        }
+        compiled.insert(pod.uid.clone(), PodPolicy { modes, layers });
     }
-    let pods_of = layers.pods_by_item();
-    index.bindings = items.iter().zip(pods_of).map(|(i, n)| i.binding(n)).collect();
-    let mode_bindings = modes.objects().zip(mode_pods);
-    index.bindings.extend(mode_bindings.map(|((object, messages), pods)| PolicyBinding {
+    let of_rules = items.iter().zip(layers.pods_by_item()).map(|(item, pods)| item.binding(pods, &layers.names));
+    let of_modes = modes.objects().zip(pods_of_mode).map(|(object, pods)| mode_binding(object, pods));
+    let mut bindings: Vec<_> = of_rules.chain(of_modes).collect();
+    bindings.sort_by(|a, b| a.key().cmp(&b.key()));
+    PolicyIndex { mesh: mesh.clone(), pods: compiled, default_allow: PolicyRef::default_allow(), bindings }
+}
+
+fn mode_binding((object, messages): (&PeerAuthentication, Vec<String>), pods: usize) -> PolicyBinding {
+    PolicyBinding {
         kind: PolicyKind::PeerAuthentication,
         namespace: object.namespace.clone(),
         name: object.name.clone(),
         pods,
         understood: true,
         messages,
-    }));
-    index.bindings.sort_by(|a, b| a.key().cmp(&b.key()));
-    index
+    }
 }
 
 impl PolicyBinding {
@@ -74,28 +72,43 @@ impl<'a> Checked<'a> {
         for policy in &policies.authorization {
             match policy.spec.validate() {
                 Ok(_) => this.rules.push(policy),
-                Err(errors) => this.unsound.push(NotUnderstood {
-                    kind: PolicyKind::AuthorizationPolicy,
-                    namespace: policy.namespace.clone(),
-                    name: policy.name.clone(),
-                    selector: policy.spec.selector.clone(),
-                    reason: join(&errors),
-                }),
+                Err(errors) => this.refuse(
+                    PolicyKind::AuthorizationPolicy,
+                    (&policy.namespace, &policy.name),
+                    policy.spec.selector.as_ref(),
+                    &errors,
+                ),
             }
         }
         for policy in &policies.peer_authentication {
             match policy.spec.validate() {
                 Ok(_) => this.modes.push(policy),
-                Err(errors) => this.unsound.push(NotUnderstood {
-                    kind: PolicyKind::PeerAuthentication,
-                    namespace: policy.namespace.clone(),
-                    name: policy.name.clone(),
-                    selector: policy.spec.selector.clone(),
-                    reason: join(&errors),
-                }),
+                Err(errors) => this.refuse(
+                    PolicyKind::PeerAuthentication,
+                    (&policy.namespace, &policy.name),
+                    policy.spec.selector.as_ref(),
+                    &errors,
+                ),
             }
         }
         this
+    }
+
+    fn refuse(
+        &mut self,
+        kind: PolicyKind,
+        (namespace, name): (&str, &str),
+        selector: Option<&WorkloadSelector>,
+        errors: &[FieldError],
+    ) {
+        let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        self.unsound.push(NotUnderstood {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            selector: selector.cloned(),
+            reason: reasons.join("; "),
+        });
     }
 
     /// In an order that does not depend on the order of reading.
@@ -106,11 +119,6 @@ impl<'a> Checked<'a> {
         items.sort_by(|a, b| a.key().cmp(&b.key()));
         items
     }
-}
-
-fn join(errors: &[FieldError]) -> String {
-    let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
-    texts.join("; ")
 }
 
 /// An object that takes part in layers.
@@ -153,10 +161,10 @@ impl<'a> Item<'a> {
         }
     }
 
-    fn binding(&self, pods: usize) -> PolicyBinding {
+    fn binding(&self, pods: usize, names: &TrustNames) -> PolicyBinding {
         let (namespace, name, understood) = self.key();
         let (kind, messages) = match self {
-            Self::Rules(policy) => (PolicyKind::AuthorizationPolicy, messages(policy)),
+            Self::Rules(policy) => (PolicyKind::AuthorizationPolicy, messages(policy, names)),
             Self::Refused(refused) => {
                 (refused.kind, vec![format!("not understood, its pods deny: {}", refused.reason)])
             }
@@ -165,9 +173,10 @@ impl<'a> Item<'a> {
     }
 }
 
-fn messages(policy: &AuthorizationPolicy) -> Vec<String> {
+fn messages(policy: &AuthorizationPolicy, names: &TrustNames) -> Vec<String> {
     let warnings = policy.spec.validate().unwrap_or_default();
     let mut messages: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    messages.extend(foreign_patterns(policy, names));
     if policy.dry_run {
         messages.push(match policy.spec.action {
             Action::Allow | Action::Deny => "dry run: not enforced".to_owned(),
@@ -175,6 +184,29 @@ fn messages(policy: &AuthorizationPolicy) -> Vec<String> {
                 format!("istio.io/dry-run has no meaning for {}", action.as_str())
             }
         });
+    }
+    messages
+}
+
+/// An ALLOW with a pattern for principals of a foreign trust domain looks as
+/// if it let them in.
+fn foreign_patterns(policy: &AuthorizationPolicy, names: &TrustNames) -> Vec<String> {
+    if policy.spec.action != Action::Allow {
+        return Vec::new();
+    }
+    let mut messages = Vec::new();
+    for (i, rule) in policy.spec.rules.iter().enumerate() {
+        let sources = rule.from.iter().filter_map(|from| from.source.as_ref());
+        let conditions = rule.when.iter().filter(|condition| condition.key == "source.principal");
+        let values = sources.flat_map(|s| &s.principals).chain(conditions.flat_map(|c| &c.values));
+        for value in values.filter(|value| value.contains('*') && !value.starts_with("spiffe://")) {
+            if Principals::new(std::slice::from_ref(value), Reading::Narrow, names).match_nobody() {
+                messages.push(format!(
+                    "spec.rules[{i}]: the principal {value:?} allows nobody: those of a foreign trust \
+                     domain are allowed by their full names only"
+                ));
+            }
+        }
     }
     messages
 }
@@ -215,22 +247,16 @@ impl<'a> Layers<'a> {
     }
 
     fn of(&mut self, pod: &Pod, counts: usize) -> [Arc<Layer>; 3] {
-        let Self { items, names, .. } = self;
-        if !self.namespaces.contains_key(&pod.namespace) {
-            let layer = Shared::new(items, self.scopes.of_namespace(pod), names);
-            self.namespaces.insert(pod.namespace.clone(), layer);
-        }
-        let selecting = self.scopes.selecting(pod);
+        let Self { items, names, scopes, mesh, namespaces, selected } = self;
+        let namespace = namespaces
+            .entry(pod.namespace.clone())
+            .or_insert_with(|| Shared::new(items, scopes.of_namespace(pod), names));
         let selected =
-            self.selected.entry(selecting).or_insert_with_key(|positions| Shared::new(items, positions, names));
-        let mut layers = [self.mesh.layer.clone(), selected.layer.clone(), selected.layer.clone()];
-        self.mesh.pods += counts;
-        selected.pods += counts;
-        if let Some(namespace) = self.namespaces.get_mut(&pod.namespace) {
-            namespace.pods += counts;
-            layers[1] = namespace.layer.clone();
-        }
-        layers
+            selected.entry(scopes.selecting(pod)).or_insert_with_key(|positions| Shared::new(items, positions, names));
+        [mesh, namespace, selected].map(|shared| {
+            shared.pods += counts;
+            shared.layer.clone()
+        })
     }
 
     fn pods_by_item(&self) -> Vec<usize> {

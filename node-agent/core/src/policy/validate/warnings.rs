@@ -2,8 +2,8 @@
 
 use super::super::matcher::StringMatch;
 use super::super::object::{Action, AuthorizationPolicySpec, Condition, Mode, PeerAuthenticationSpec, Rule, Source};
-use super::FieldWarning;
 use super::values::{operation_lists, seen_at_l4, source_lists};
+use super::{FieldWarning, set};
 
 pub(super) fn of_policy(spec: &AuthorizationPolicySpec) -> Vec<FieldWarning> {
     let mut warnings = Warnings { action: spec.action, list: Vec::new() };
@@ -57,8 +57,8 @@ impl Warnings {
         }
         for (i, to) in rule.to.iter().enumerate() {
             let lists = to.operation.as_ref().map(operation_lists);
-            for (name, list) in lists.into_iter().flatten() {
-                self.unseen(name, !list.is_empty(), &format!("{field}.to[{i}].operation.{name}"));
+            for (name, _) in lists.into_iter().flat_map(set) {
+                self.unseen(name, &format!("{field}.to[{i}].operation.{name}"));
             }
         }
         for (i, condition) in rule.when.iter().enumerate() {
@@ -67,9 +67,9 @@ impl Warnings {
     }
 
     fn source(&mut self, source: &Source, field: &str) {
-        for (name, list) in source_lists(source) {
+        for (name, list) in set(source_lists(source)) {
             let field = format!("{field}.{name}");
-            self.unseen(name, !list.is_empty(), &field);
+            self.unseen(name, &field);
             match name {
                 "principals" | "notPrincipals" => self.principals(list, &field),
                 "namespaces" | "notNamespaces" | "trustDomains" | "notTrustDomains" => {
@@ -90,7 +90,7 @@ impl Warnings {
     }
 
     fn condition(&mut self, condition: &Condition, field: &str) {
-        self.unseen(&condition.key, true, field);
+        self.unseen(&condition.key, field);
         let lists = [("values", &condition.values), ("notValues", &condition.not_values)];
         for (name, list) in lists {
             let field = format!("{field}.{name}");
@@ -102,8 +102,8 @@ impl Warnings {
         }
     }
 
-    fn unseen(&mut self, name: &str, is_set: bool, field: &str) {
-        if !is_set || seen_at_l4(name) {
+    fn unseen(&mut self, name: &str, field: &str) {
+        if seen_at_l4(name) {
             return;
         }
         let effect = match self.action {
