@@ -35,6 +35,9 @@ pub(super) struct InForce {
     pub(super) is_last_good: bool,
 }
 
+const STAYS: &str = "the version accepted before stays in force";
+const DENIES: &str = "until that is mended, the pods it is about deny everything";
+
 /// All objects in force, by key.
 pub(super) type Objects = BTreeMap<ObjectKey, Arc<InForce>>;
 
@@ -60,7 +63,7 @@ pub(super) struct Loader {
     objects: Objects,
     documents: BTreeMap<ObjectKey, Document>,
     refused: Vec<Refused>,
-    /// Files with a document that could not even be named.
+    /// Files with a document whose name is a guess at best.
     broken_files: BTreeSet<Arc<str>>,
     not_understood: Vec<NotUnderstood>,
     /// With the position of the file.
@@ -75,6 +78,8 @@ struct Refused {
     reason: String,
     /// Its rejections, to be told what becomes of the object.
     rejections: std::ops::Range<usize>,
+    /// The file, where the key is a guess.
+    guessed_in: Option<Arc<str>>,
 }
 
 impl Loader {
@@ -84,11 +89,9 @@ impl Loader {
         self.files.push(Arc::clone(&file));
         for unreadable in parsed.unreadable {
             let at = self.push(unreadable.rejection);
-            match unreadable.key {
-                Some(key) => self.refuse(key, PolicyScope::Pods(None), at..at + 1),
-                None => {
-                    self.broken_files.insert(Arc::clone(&file));
-                }
+            self.broken_files.insert(Arc::clone(&file));
+            if let Some(key) = unreadable.key {
+                self.refuse(key, PolicyScope::Pods(None), at..at + 1, Some(Arc::clone(&file)));
             }
         }
         for ignored in parsed.ignored {
@@ -125,7 +128,7 @@ impl Loader {
                     self.reject(&document, problem, Severity::Error);
                 }
                 let range = from..self.rejections.len();
-                self.refuse(key, object::scope_of_refused(&document), range);
+                self.refuse(key, object::scope_of_refused(&document), range, None);
             }
         }
     }
@@ -147,35 +150,53 @@ impl Loader {
         self.rejections.len() - 1
     }
 
-    fn refuse(&mut self, key: ObjectKey, scope: PolicyScope, rejections: std::ops::Range<usize>) {
+    fn refuse(
+        &mut self,
+        key: ObjectKey,
+        scope: PolicyScope,
+        rejections: std::ops::Range<usize>,
+        guessed_in: Option<Arc<str>>,
+    ) {
         let texts = self.rejections.get(rejections.clone()).unwrap_or_default();
         let reason = texts.first().map_or_else(String::new, |(_, r)| match &r.field {
             Some(field) => format!("{field}: {}", r.reason),
             None => r.reason.clone(),
         });
-        self.refused.push(Refused { key, scope, reason, rejections });
+        self.refused.push(Refused { key, scope, reason, rejections, guessed_in });
     }
 
     fn keep_last_good(&mut self, previous: Option<&World>) {
         let earlier = previous.map(|world| Arc::clone(&world.objects)).unwrap_or_default();
-        for refused in std::mem::take(&mut self.refused) {
-            if self.objects.contains_key(&refused.key) {
-                continue;
-            }
-            if let Some(old) = earlier.get(&refused.key) {
-                self.keep(&refused.key, old);
-                self.append(refused.rejections, "the version accepted before stays in force");
-            } else if refused.key.kind.is_policy() {
-                self.fail_closed(refused);
-            }
-        }
         let broken = std::mem::take(&mut self.broken_files);
-        let of_broken = |old: &InForce| broken.contains(&old.file);
-        for (key, old) in earlier.iter().filter(|(_, old)| of_broken(old)) {
+        for (key, old) in earlier.iter().filter(|(_, old)| broken.contains(&old.file)) {
             if !self.objects.contains_key(key) {
                 self.keep(key, old);
             }
         }
+        for refused in std::mem::take(&mut self.refused) {
+            let in_force = self.objects.get(&refused.key);
+            if in_force.is_some_and(|o| !o.is_last_good) {
+                continue;
+            }
+            if in_force.is_some() || self.has_likely_predecessor(&refused) {
+                self.append(refused.rejections, STAYS);
+            } else if let Some(old) = earlier.get(&refused.key) {
+                self.keep(&refused.key, old);
+                self.append(refused.rejections, STAYS);
+            } else if refused.key.kind.is_policy() {
+                self.fail_closed(refused);
+            }
+        }
+    }
+
+    /// Whether an object kept from the same file may be the earlier version of
+    /// one whose name is only guessed.
+    fn has_likely_predecessor(&self, refused: &Refused) -> bool {
+        let Some(file) = &refused.guessed_in else { return false };
+        self.objects.iter().any(|(key, old)| {
+            let same_scope = (key.kind, &key.namespace) == (refused.key.kind, &refused.key.namespace);
+            old.is_last_good && old.file == *file && same_scope
+        })
     }
 
     fn keep(&mut self, key: &ObjectKey, old: &InForce) {
@@ -190,8 +211,7 @@ impl Loader {
             Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
             _ => PolicyKind::AuthorizationPolicy,
         };
-        let fate = "until that is mended, the pods it is about deny everything";
-        self.append(refused.rejections, fate);
+        self.append(refused.rejections, DENIES);
         let ObjectKey { namespace, name, .. } = refused.key;
         if self
             .not_understood
@@ -224,7 +244,7 @@ impl Loader {
                 file: old.file.to_string(),
                 line: old.line,
                 object: Some(key.to_string()),
-                field: Some(problem.field),
+                field: (!problem.field.is_empty()).then_some(problem.field),
                 reason: format!("the version accepted before cannot stay: {}", problem.reason),
                 severity: Severity::Error,
             };

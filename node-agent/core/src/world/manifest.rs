@@ -3,6 +3,8 @@
 //! Nothing here looks inside an object beyond its kind and name; that is the
 //! work of [`object`](super::object).
 
+mod key;
+mod kind;
 mod node;
 mod split;
 
@@ -11,7 +13,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use kind::{Kind, ObjectKey};
 pub(super) use node::{Node, Value};
+
+use key::{guess_key, lenient_key, misspelt_policy, read_key};
 
 /// One manifest file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,96 +64,6 @@ impl fmt::Display for Rejection {
             write!(f, "{field}: ")?;
         }
         f.write_str(&self.reason)
-    }
-}
-
-/// Kinds that make up a world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Warren's own: facts of the mesh, and local pods.
-    Mesh,
-    /// Core.
-    Namespace,
-    /// Core.
-    ServiceAccount,
-    /// Core.
-    Pod,
-    /// Core.
-    Service,
-    /// `discovery.k8s.io`.
-    EndpointSlice,
-    /// `security.istio.io`.
-    AuthorizationPolicy,
-    /// `security.istio.io`.
-    PeerAuthentication,
-}
-
-impl Kind {
-    const ALL: [Self; 8] = [
-        Self::Mesh,
-        Self::Namespace,
-        Self::ServiceAccount,
-        Self::Pod,
-        Self::Service,
-        Self::EndpointSlice,
-        Self::AuthorizationPolicy,
-        Self::PeerAuthentication,
-    ];
-
-    /// The kind as a manifest spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Mesh => "Mesh",
-            Self::Namespace => "Namespace",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-            Self::PeerAuthentication => "PeerAuthentication",
-        }
-    }
-
-    /// API group and the versions that are read.
-    fn api(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Self::Mesh => ("warren.dev", &["v1alpha1"]),
-            Self::EndpointSlice => ("discovery.k8s.io", &["v1"]),
-            Self::AuthorizationPolicy | Self::PeerAuthentication => ("security.istio.io", &["v1", "v1beta1"]),
-            _ => ("", &["v1"]),
-        }
-    }
-
-    /// Objects of these kinds have no namespace.
-    fn is_cluster_wide(self) -> bool {
-        matches!(self, Self::Mesh | Self::Namespace)
-    }
-
-    /// Whether a refused object of the kind must make pods deny.
-    pub(super) fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
-    }
-}
-
-/// What makes an object the same object in the next version of the world.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// Its kind.
-    pub kind: Kind,
-    /// `metadata.namespace`; empty for kinds without one.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.as_str();
-        if self.namespace.is_empty() {
-            write!(f, "{kind} {}", self.name)
-        } else {
-            write!(f, "{kind} {}/{}", self.namespace, self.name)
-        }
     }
 }
 
@@ -213,16 +128,22 @@ impl Parsed {
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         if kind.is_empty() {
             let reason = "not a Kubernetes object: it has no kind".to_owned();
-            return self.refuse(file, root.line, None, None, reason, None);
+            let key = misspelt_policy(&api_version, &kind).map(|kind| lenient_key(&root, kind));
+            return self.refuse(file, root.line, None, None, reason, key);
         }
         if kind == "List" || kind.ends_with("List") && root.get("items").is_some() {
             return self.add_list(file, root);
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
         let known = Kind::ALL.into_iter().find(|k| k.as_str() == kind && k.api().0 == group);
-        match known {
-            None => self.ignore(file, &root, &api_version, &kind),
-            Some(kind) => self.add_known(file, root, kind, version),
+        match (known, misspelt_policy(&api_version, &kind)) {
+            (Some(kind), _) => self.add_known(file, root, kind, version),
+            (None, Some(meant)) => {
+                let key = lenient_key(&root, meant);
+                let reason = format!("{api_version} has no kind {kind}");
+                self.refuse(file, root.line_of("kind"), Some(key.to_string()), Some("kind"), reason, Some(key));
+            }
+            (None, None) => self.ignore(file, &root, &api_version, &kind),
         }
     }
 
@@ -309,75 +230,4 @@ fn why_ignored(api_version: &str, kind: &str) -> (Severity, String) {
         ),
         _ => (Severity::Ignored, format!("{api_version} {kind} has no part in the world")),
     }
-}
-
-fn read_key(root: &Node, kind: Kind) -> Result<ObjectKey, (&'static str, String)> {
-    let metadata = root.get("metadata");
-    let text = |field: &'static str| match metadata.and_then(|m| m.get(field)) {
-        None => Ok(None),
-        Some(node) => match (&node.value, node.as_str()) {
-            (_, Some(text)) => Ok(Some(text)),
-            (Value::Scalar(serde_json::Value::Null), None) => Ok(None),
-            _ => Err("not a string; put it in quotes".to_owned()),
-        },
-    };
-    let field_error = |field| move |reason| (field, reason);
-    let name = match (text("name").map_err(field_error("metadata.name"))?, kind) {
-        (Some(name), _) => name,
-        (None, Kind::Mesh) => "mesh",
-        (None, _) => return Err(("metadata.name", "missing".to_owned())),
-    };
-    check_name(name).map_err(field_error("metadata.name"))?;
-    let namespace = text("namespace").map_err(field_error("metadata.namespace"))?;
-    let namespace = if kind.is_cluster_wide() { "" } else { namespace.unwrap_or("default") };
-    if !kind.is_cluster_wide() {
-        check_name(namespace).map_err(field_error("metadata.namespace"))?;
-    }
-    // There is one mesh, whatever it is called.
-    let name = if kind == Kind::Mesh { "mesh" } else { name };
-    Ok(ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() })
-}
-
-/// DNS subdomain, the rule of the names that become part of an identity.
-fn check_name(name: &str) -> Result<(), String> {
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let legal = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '.');
-    let ends = edge(name.chars().next()) && edge(name.chars().next_back());
-    if ends && name.len() <= 253 && name.chars().all(legal) {
-        Ok(())
-    } else {
-        Err(format!("{name:?} is not a Kubernetes name: a-z 0-9 - . only, at most 253"))
-    }
-}
-
-/// The key of a policy whose name cannot be used, so that its pods deny.
-fn lenient_key(root: &Node, kind: Kind) -> ObjectKey {
-    let metadata = root.get("metadata");
-    let text = |field| metadata.and_then(|m| m.get(field)).and_then(Node::as_str);
-    let namespace = text("namespace").unwrap_or("default").to_owned();
-    ObjectKey { kind, namespace, name: text("name").unwrap_or("unnamed").to_owned() }
-}
-
-/// Finds kind and name in a text that is not YAML, by the look of its lines.
-fn guess_key(text: &str) -> Option<ObjectKey> {
-    let value = |key: &str| {
-        let values = text.match_indices(key).filter_map(|(at, _)| {
-            let before = text[..at].chars().next_back();
-            let alone = before.is_none_or(|c| c.is_whitespace() || "{,\"'".contains(c));
-            let rest = text[at + key.len()..].trim_start_matches(['"', '\'']).strip_prefix(':')?;
-            let rest = rest.trim_start_matches([' ', '\t', '"', '\'']);
-            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-.".contains(c)));
-            let value = &rest[..end.unwrap_or(rest.len())];
-            (alone && !value.is_empty()).then_some(value)
-        });
-        values.map(str::to_owned).next()
-    };
-    let kind = value("kind")?;
-    let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
-    let namespace = match kind.is_cluster_wide() {
-        true => String::new(),
-        false => value("namespace").unwrap_or_else(|| "default".to_owned()),
-    };
-    let name = if kind == Kind::Mesh { Some("mesh".to_owned()) } else { value("name") };
-    Some(ObjectKey { kind, namespace, name: name? })
 }

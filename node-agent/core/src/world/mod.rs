@@ -146,3 +146,6 @@ impl World {
         &self.status
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Loader;
@@ -23,40 +23,56 @@ pub(super) fn build(
     local: &MeshObject,
     previous: Option<&World>,
 ) -> BTreeMap<PodUid, Arc<Pod>> {
-    let modes = namespace_modes(loader);
-    let places = local_pods(loader, local);
-    let mut claims = Claims::default();
-    let mut pods = BTreeMap::new();
+    let (modes, places) = (namespace_modes(loader), local_pods(loader, local));
+    let mut builder = Builder { mesh, modes, places, claims: Claims::default(), pods: BTreeMap::new() };
     let mut refused = Vec::new();
     let order = loader.order.clone();
-    for key in order.iter().filter(|key| key.kind == Kind::Pod) {
-        let Some(in_force) = loader.objects.get(key).cloned() else { continue };
-        let Object::Pod(object) = &in_force.object else { continue };
-        if object.is_finished {
-            continue;
-        }
-        let pod = assemble(key, object, mesh, &modes, places.get(key));
-        match pod.and_then(|pod| claims.take(key, &pod).map(|()| pod)) {
-            Ok(pod) => {
-                hint_at_missing_node(loader, key, &pod);
-                pods.insert(pod.uid.clone(), Arc::new(pod));
-            }
-            Err(problem) => refused.push((key.clone(), problem)),
+    for key in order.into_iter().filter(|key| key.kind == Kind::Pod) {
+        let Some(in_force) = loader.objects.get(&key).cloned() else { continue };
+        match builder.add(&key, &in_force.object) {
+            Ok(()) => hint_at_missing_node(loader, &key, &builder),
+            Err(problem) => refused.push((key, problem)),
         }
     }
-    for (key, problem) in refused {
+    for (key, mut problem) in refused {
+        let old = previous.and_then(|world| world.objects.get(&key)).cloned();
+        let stays = old.filter(|old| builder.add(&key, &old.object).is_ok());
+        if stays.is_some() {
+            problem.reason = format!("{}; {}", problem.reason, super::STAYS);
+        }
         loader.reject_in_force(&key, problem);
         loader.objects.remove(&key);
-        let old = previous.and_then(|world| world.objects.get(&key)).cloned();
-        let Some(old) = old else { continue };
-        let Object::Pod(object) = &old.object else { continue };
-        let pod = assemble(&key, object, mesh, &modes, places.get(&key));
-        if let Ok(pod) = pod.and_then(|pod| claims.take(&key, &pod).map(|()| pod)) {
-            pods.insert(pod.uid.clone(), Arc::new(pod));
+        if let Some(old) = stays {
             loader.keep(&key, &old);
         }
     }
-    pods
+    builder.pods
+}
+
+struct Builder<'a> {
+    mesh: &'a MeshConfig,
+    modes: BTreeMap<String, MeshMode>,
+    places: BTreeMap<ObjectKey, LocalPod>,
+    claims: Claims,
+    pods: BTreeMap<PodUid, Arc<Pod>>,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, key: &ObjectKey, object: &Object) -> Result<(), FieldProblem> {
+        let Object::Pod(object) = object else { return Ok(()) };
+        if object.is_finished {
+            return Ok(());
+        }
+        let place = self.places.get(key);
+        let pod = assemble(key, object, self.mesh, &self.modes, place)?;
+        let fields = Fields {
+            ips: if object.ips.is_empty() { "" } else { &object.ips_field },
+            netns: if place.is_some() { "" } else { NETNS_FIELD },
+        };
+        self.claims.take(key, &pod, &fields)?;
+        self.pods.insert(pod.uid.clone(), Arc::new(pod));
+        Ok(())
+    }
 }
 
 fn namespace_modes(loader: &Loader) -> BTreeMap<String, MeshMode> {
@@ -142,11 +158,24 @@ fn mode(key: &ObjectKey, object: &PodObject, modes: &BTreeMap<String, MeshMode>)
 }
 
 /// Without a node no agent feels responsible, which is easily overlooked.
-fn hint_at_missing_node(loader: &mut Loader, key: &ObjectKey, pod: &Pod) {
-    if pod.netns.is_some() && pod.node.is_empty() && pod.mode == MeshMode::Ambient {
+fn hint_at_missing_node(loader: &mut Loader, key: &ObjectKey, builder: &Builder<'_>) {
+    let lost = |pod: &&Arc<Pod>| pod.netns.is_some() && pod.node.is_empty() && pod.mode == MeshMode::Ambient;
+    let uid = loader.objects.get(key).and_then(|in_force| match &in_force.object {
+        Object::Pod(pod) => Some(pod.uid.clone()),
+        _ => None,
+    });
+    if uid.and_then(|uid| builder.pods.get(&uid)).filter(lost).is_some() {
         let reason = "missing, so no node's agent enrols the pod although its namespace is known";
         loader.reject_in_force(key, FieldProblem::new("spec.nodeName", reason));
     }
+}
+
+const NETNS_FIELD: &str = "metadata.annotations.warren.dev/netns";
+
+/// Where the pod's claims stand; empty if the Mesh object makes them.
+struct Fields<'a> {
+    ips: &'a str,
+    netns: &'a str,
 }
 
 /// What only one pod can have. The first one counts.
@@ -154,12 +183,13 @@ fn hint_at_missing_node(loader: &mut Loader, key: &ObjectKey, pod: &Pod) {
 struct Claims {
     uids: BTreeSet<PodUid>,
     ips: BTreeMap<IpAddr, String>,
-    namespaces: BTreeMap<PathBuf, String>,
+    /// By node: a path means nothing elsewhere.
+    namespaces: BTreeMap<(String, PathBuf), String>,
 }
 
 impl Claims {
     /// Claims all that the pod has, or nothing.
-    fn take(&mut self, key: &ObjectKey, pod: &Pod) -> Result<(), FieldProblem> {
+    fn take(&mut self, key: &ObjectKey, pod: &Pod, fields: &Fields<'_>) -> Result<(), FieldProblem> {
         if self.uids.contains(&pod.uid) {
             let reason = format!("{} belongs to another pod already", pod.uid);
             return Err(FieldProblem::new("metadata.uid", reason));
@@ -167,16 +197,16 @@ impl Claims {
         let own_ips = || pod.ips.iter().filter(|_| !pod.host_network);
         if let Some((ip, owner)) = own_ips().find_map(|ip| Some((ip, self.ips.get(ip)?))) {
             let reason = format!("{ip} belongs to {owner} already; the first one counts");
-            return Err(FieldProblem::new("status.podIPs", reason));
+            return Err(FieldProblem::new(fields.ips, reason));
         }
-        let netns = pod.netns.as_deref();
-        if let Some(owner) = netns.and_then(|path: &Path| self.namespaces.get(path)) {
+        let namespace = pod.netns.clone().map(|path| (pod.node.clone(), path));
+        if let Some(owner) = namespace.as_ref().and_then(|at| self.namespaces.get(at)) {
             let reason = format!("the namespace belongs to {owner} already; the first one counts");
-            return Err(FieldProblem::new("metadata.annotations.warren.dev/netns", reason));
+            return Err(FieldProblem::new(fields.netns, reason));
         }
         self.uids.insert(pod.uid.clone());
         self.ips.extend(own_ips().map(|ip| (*ip, key.to_string())));
-        self.namespaces.extend(netns.map(|path| (path.to_owned(), key.to_string())));
+        self.namespaces.extend(namespace.map(|at| (at, key.to_string())));
         Ok(())
     }
 }

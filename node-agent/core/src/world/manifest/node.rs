@@ -99,6 +99,16 @@ impl Node {
         }
     }
 
+    /// The text of any scalar but null, as it would be without quotes.
+    pub(super) fn scalar_text(&self) -> Option<String> {
+        match &self.value {
+            Value::Scalar(serde_json::Value::String(text)) => Some(text.clone()),
+            Value::Scalar(serde_json::Value::Null) => None,
+            Value::Scalar(scalar) => Some(scalar.to_string()),
+            _ => None,
+        }
+    }
+
     /// The items, if this is a sequence.
     pub(in crate::world) fn items(&self) -> Option<&[Self]> {
         match &self.value {

@@ -23,6 +23,8 @@ pub(in crate::world) struct PodObject {
     pub(in crate::world) service_account: String,
     pub(in crate::world) node: String,
     pub(in crate::world) ips: Vec<IpAddr>,
+    /// Where the addresses stand, for messages.
+    pub(in crate::world) ips_field: String,
     pub(in crate::world) host_ips: Vec<IpAddr>,
     pub(in crate::world) labels: std::collections::BTreeMap<String, String>,
     pub(in crate::world) ready: bool,
@@ -126,11 +128,13 @@ pub(super) fn read(document: &Document) -> Result<PodObject, Vec<FieldProblem>> 
     let Pod { metadata, spec, status } = pod;
     let mode = metadata.mode().map_err(one)?;
     let service_account = spec.service_account_name.filter(|sa| !sa.is_empty());
+    let (ips, ips_field) = pod_ips(&metadata, &status, spec.host_network).map_err(one)?;
     Ok(PodObject {
         uid: uid(&metadata, &key.namespace, &key.name).map_err(one)?,
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         node: spec.node_name,
-        ips: pod_ips(&metadata, &status, spec.host_network).map_err(one)?,
+        ips,
+        ips_field,
         host_ips: merged(status.host_ip, &status.host_ips),
         ready: metadata.deletion_timestamp.is_none() && is_ready(status.conditions.as_deref()),
         mode,
@@ -167,10 +171,12 @@ fn netns(metadata: &Metadata) -> Result<Option<PathBuf>, FieldProblem> {
     }
 }
 
-fn pod_ips(metadata: &Metadata, status: &PodStatus, host_network: bool) -> Result<Vec<IpAddr>, FieldProblem> {
+/// The addresses and the field they come from.
+fn pod_ips(metadata: &Metadata, status: &PodStatus, host_network: bool) -> Result<(Vec<IpAddr>, String), FieldProblem> {
     let reported = merged(status.pod_ip, &status.pod_ips);
     let annotated = metadata.annotations.get(IPS).filter(|_| reported.is_empty());
     let (ips, field) = match annotated {
+        None if status.pod_ips.is_empty() => (reported, "status.podIP".to_owned()),
         None => (reported, "status.podIPs".to_owned()),
         Some(text) => {
             let field = format!("metadata.annotations.{IPS}");
@@ -181,7 +187,7 @@ fn pod_ips(metadata: &Metadata, status: &PodStatus, host_network: bool) -> Resul
         }
     };
     match ips.iter().find(|ip| !host_network && !is_pod_address(**ip)) {
-        None => Ok(ips),
+        None => Ok((ips, field)),
         Some(ip) => Err(FieldProblem::new(field, format!("{ip} cannot be a pod's address"))),
     }
 }
