@@ -90,6 +90,7 @@ impl Alternative {
         let namespaces = || {
             self.positive().find_map(|values| match values {
                 Values::Namespaces(n) => n.listed().map(|names| names.collect()),
+                Values::Principals(p) => p.listed_namespaces(),
                 _ => None,
             })
         };

@@ -222,6 +222,22 @@ impl Principals {
         let own = self.own_exact.iter().map(|p| &**p);
         listed.then(|| own.chain(foreign.map(|(_, path)| path)))
     }
+
+    /// The namespace of every principal that can match, if they can be listed:
+    /// `cluster.local/ns/foo/*` is as good a key as `namespaces: [foo]`.
+    pub(super) fn listed_namespaces(&self) -> Option<Vec<&str>> {
+        if self.own_any || !self.own_suffixes.is_empty() {
+            return None;
+        }
+        let own = self.own_exact.iter().map(|p| &**p).chain(self.own_prefixes.iter().map(String::as_str));
+        let full = self.foreign_exact.iter().map(|p| Some(&**p));
+        let patterns = self.foreign_patterns.iter().map(|pattern| match pattern {
+            StringMatch::Prefix(text) => Some(text.as_str()),
+            _ => None,
+        });
+        let foreign = full.chain(patterns).map(|text| Some(text?.split_once('/')?.1));
+        own.map(Some).chain(foreign).map(|path| namespace_of(path?)).collect()
+    }
 }
 
 /// Values of `namespaces` and `source.namespace`.
@@ -351,6 +367,11 @@ pub fn parse_ip_block(value: &str) -> Option<IpNet> {
 pub fn parse_port(value: &str) -> Option<u16> {
     let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| value.parse().ok()).flatten().filter(|port| *port != 0)
+}
+
+/// NS of a path that starts with `ns/NS/`.
+fn namespace_of(path: &str) -> Option<&str> {
+    Some(path.strip_prefix("ns/")?.split_once('/')?.0)
 }
 
 fn reaches(reading: Reading, peer: &Peer<'_>) -> bool {

@@ -114,14 +114,14 @@ mod tests {
     use super::super::testing::mesh;
     use super::RuleIndex;
 
-    /// `count` policies like `rules`, with `N` replaced by the policy's number.
+    /// `count` policies like `rules`, with `%` replaced by the policy's number.
     fn index(effect: Effect, count: usize, rules: &str) -> RuleIndex {
         let names = TrustNames::of(&mesh("own.example"));
         let policies = (0..count).map(|i| AuthorizationPolicy {
             namespace: "a".to_owned(),
             name: format!("p{i}"),
             dry_run: false,
-            spec: serde_json::from_str(&rules.replace('N', &i.to_string())).unwrap(),
+            spec: serde_json::from_str(&rules.replace('%', &i.to_string())).unwrap(),
         });
         let all = policies.flat_map(|p| alternatives(&p, &PolicyRef::authorization("a", &p.name), &names));
         RuleIndex::new(effect, all.collect())
@@ -130,14 +130,16 @@ mod tests {
     #[test]
     fn listed_identities_and_ports_are_looked_up() {
         let cases = [
-            r#"{"rules":[{"from":[{"source":{"principals":["cluster.local/ns/c/sa/sN"]}}]}]}"#,
-            r#"{"rules":[{"from":[{"source":{"principals":["*/ns/c/sa/sN"]}}]}]}"#,
-            r#"{"rules":[{"from":[{"source":{"serviceAccounts":["c/sN"]}}]}]}"#,
-            r#"{"rules":[{"from":[{"source":{"namespaces":["nN"]}}]}]}"#,
-            r#"{"rules":[{"when":[{"key":"source.namespace","values":["nN"]}]}]}"#,
-            r#"{"rules":[{"from":[{"source":{"namespaces":["n7"]}}],"to":[{"operation":{"ports":["1N"]}}]}]}"#,
-            r#"{"rules":[{"to":[{"operation":{"ports":["1N"]}}]}]}"#,
-            r#"{"rules":[{"when":[{"key":"destination.port","values":["1N"]}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"principals":["cluster.local/ns/c/sa/s%"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"principals":["*/ns/c/sa/s%"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"principals":["cluster.local/ns/n%/*","partner.org/ns/n%/sa/x"]}}]}]}"#,
+            r#"{"action":"DENY","rules":[{"from":[{"source":{"principals":["cluster.local/ns/n%/*"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"serviceAccounts":["c/s%"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"namespaces":["n%"]}}]}]}"#,
+            r#"{"rules":[{"when":[{"key":"source.namespace","values":["n%"]}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"namespaces":["n7"]}}],"to":[{"operation":{"ports":["1%"]}}]}]}"#,
+            r#"{"rules":[{"to":[{"operation":{"ports":["1%"]}}]}]}"#,
+            r#"{"rules":[{"when":[{"key":"destination.port","values":["1%"]}]}]}"#,
         ];
         let mesh = mesh("own.example");
         for rules in cases {
