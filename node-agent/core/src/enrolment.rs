@@ -75,3 +75,74 @@ pub fn plan(desired: &[DesiredPod], actual: &[ActualPod]) -> Vec<EnrolCommand> {
 fn is_same(desired: &DesiredPod, netns: &Path, cookie: u64) -> bool {
     desired.netns == netns && desired.cookie == Some(cookie)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PlainVerdict;
+    use crate::world::tests::{pod, world};
+
+    fn wish(name: &str, netns: &str, cookie: Option<u64>) -> DesiredPod {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nstatus: {{podIP: 10.0.0.1}}\n");
+        let pod = Arc::new(pod(&world(&text), "default", name).clone());
+        let plan = InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new() };
+        DesiredPod { pod, netns: netns.into(), cookie, plan }
+    }
+
+    fn as_enrolled(wish: &DesiredPod) -> ActualPod {
+        ActualPod {
+            uid: wish.pod.uid.clone(),
+            netns: wish.netns.clone(),
+            cookie: wish.cookie.unwrap(),
+            ips: wish.pod.ips.clone(),
+            plan: wish.plan.clone(),
+        }
+    }
+
+    #[test]
+    fn what_is_as_wished_is_left_alone() {
+        let wish = wish("a", "/a", Some(1));
+        assert_eq!(plan(std::slice::from_ref(&wish), &[as_enrolled(&wish)]), []);
+    }
+
+    #[test]
+    fn comes_and_goes() {
+        let (a, b) = (wish("a", "/a", Some(1)), wish("b", "/b", Some(2)));
+        let commands = plan(std::slice::from_ref(&b), &[as_enrolled(&a)]);
+        assert_eq!(commands, [EnrolCommand::Withdraw(a.pod.uid.clone()), EnrolCommand::Enrol(b)]);
+    }
+
+    #[test]
+    fn another_cookie_or_path_is_another_pod() {
+        let old = wish("a", "/a", Some(1));
+        for new in [wish("a", "/a", Some(2)), wish("a", "/b", Some(1)), wish("a", "/a", None)] {
+            let commands = plan(std::slice::from_ref(&new), &[as_enrolled(&old)]);
+            assert_eq!(commands, [EnrolCommand::Withdraw(old.pod.uid.clone()), EnrolCommand::Enrol(new)]);
+        }
+    }
+
+    #[test]
+    fn a_path_changes_hands_after_its_owner_has_gone() {
+        let (old, new) = (wish("z", "/a", Some(1)), wish("a", "/a", Some(2)));
+        let commands = plan(std::slice::from_ref(&new), &[as_enrolled(&old)]);
+        assert_eq!(commands, [EnrolCommand::Withdraw(old.pod.uid.clone()), EnrolCommand::Enrol(new)]);
+    }
+
+    #[test]
+    fn new_addresses_or_verdicts_are_an_update() {
+        let wish = wish("a", "/a", Some(1));
+        let mut moved = as_enrolled(&wish);
+        moved.ips.clear();
+        let mut stricter = as_enrolled(&wish);
+        stricter.plan.default = PlainVerdict::Refuse;
+        for actual in [moved, stricter] {
+            assert_eq!(plan(std::slice::from_ref(&wish), &[actual]), [EnrolCommand::Update(wish.clone())]);
+        }
+    }
+
+    #[test]
+    fn a_pod_without_a_namespace_is_tried_so_that_the_reason_is_reported() {
+        let wish = wish("a", "/a", None);
+        assert_eq!(plan(std::slice::from_ref(&wish), &[]), [EnrolCommand::Enrol(wish.clone())]);
+    }
+}

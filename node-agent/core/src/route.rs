@@ -202,3 +202,6 @@ fn to_address(
         service,
     }))
 }
+
+#[cfg(test)]
+mod tests;

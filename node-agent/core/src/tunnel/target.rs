@@ -88,3 +88,67 @@ fn target_port(service: &Service, pod: &Pod, ip: IpAddr, port: u16) -> Option<u1
     };
     at(Some(ip)).or_else(|| at(None))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::tests::{pod, world};
+
+    const WORLD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: case, labels: {app: api}}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], conditions: [{type: Ready, status: 'False'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: case}
+spec: {clusterIP: 10.96.0.1, selector: {app: api}, ports: [{port: 80, targetPort: 8080}, {port: 81, targetPort: 15008}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: case}
+spec: {clusterIP: 10.96.0.2, selector: {app: other}, ports: [{port: 80}]}
+";
+
+    fn target(dialled: &str, authority: &str) -> Result<String, TargetError> {
+        let world = world(WORLD);
+        let authority = authority.parse().unwrap();
+        let found = inbound_target(&world, pod(&world, "case", "a"), dialled.parse().unwrap(), &authority);
+        found.map(|addr| addr.to_string())
+    }
+
+    #[test]
+    fn always_the_address_that_was_dialled() {
+        assert_eq!(target("10.0.0.1:15008", "10.0.0.1:5432"), Ok("10.0.0.1:5432".into()));
+        assert_eq!(target("[::ffff:10.0.0.1]:15008", "10.0.0.1:5432"), Ok("10.0.0.1:5432".into()));
+        assert_eq!(target("[fd00::1]:15008", "[fd00::1]:80"), Ok("[fd00::1]:80".into()));
+        for other in ["10.0.0.2:80", "[fd00::1]:80", "127.0.0.1:80", "10.96.0.1:80"] {
+            let error = target("10.0.0.1:15008", other).unwrap_err();
+            assert_eq!((error, error.status().as_u16()), (TargetError::Mismatch, 400));
+        }
+    }
+
+    #[test]
+    fn a_host_name_leads_to_the_services_target_port() {
+        let api = "api.case.svc.cluster.local";
+        assert_eq!(target("10.0.0.1:15008", &format!("{api}:80")), Ok("10.0.0.1:8080".into()));
+        assert_eq!(target("[fd00::1]:15008", &format!("{api}:80")), Ok("[fd00::1]:8080".into()));
+        let cases = [
+            (format!("{api}:82"), TargetError::NoTargetPort),
+            (format!("{api}:81"), TargetError::OwnPort),
+            ("other.case.svc.cluster.local:80".to_owned(), TargetError::NoTargetPort),
+            ("none.case.svc.cluster.local:80".to_owned(), TargetError::UnknownService),
+        ];
+        for (authority, error) in cases {
+            assert_eq!(target("10.0.0.1:15008", &authority), Err(error));
+            assert_eq!(error.status().as_u16(), 503);
+        }
+    }
+
+    #[test]
+    fn no_tunnel_into_the_tunnel_and_none_for_a_stranger() {
+        assert_eq!(target("10.0.0.1:15008", "10.0.0.1:15008"), Err(TargetError::OwnPort));
+        assert_eq!(target("10.0.0.9:15008", "10.0.0.9:80"), Err(TargetError::UnknownWorkload));
+    }
+}

@@ -1,0 +1,123 @@
+use super::*;
+use crate::world::tests::{pod, world};
+
+const WORLD: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: case, labels: {warren.dev/mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: case, labels: {app: api}}
+spec: {serviceAccountName: a, containers: [{ports: [{containerPort: 80, hostPort: 8081}]}]}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], hostIP: 192.168.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: case, labels: {app: api}}
+spec: {serviceAccountName: b}
+status: {podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: unready, namespace: case, labels: {app: api}}
+status: {podIP: 10.0.0.3, conditions: [{type: Ready, status: 'False'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain, namespace: out, labels: {app: plain}}
+status: {podIP: 10.0.0.4}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, namespace: case, labels: {app: host}}
+spec: {hostNetwork: true}
+status: {podIP: 192.168.0.2, hostIP: 192.168.0.2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: case}
+spec: {clusterIPs: [10.96.0.1, 'fd96::1'], selector: {app: api}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}, {port: 15, targetPort: 15008}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain, namespace: out}
+spec: {clusterIP: 10.96.0.2, selector: {app: plain}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: host, namespace: case}
+spec: {clusterIP: 10.96.0.3, selector: {app: host}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: case}
+spec: {clusterIP: 10.96.0.4, ports: [{port: 80}]}
+";
+
+fn route(from: &str, to: &str, pick: u64) -> Route {
+    let world = world(WORLD);
+    outbound(&world, pod(&world, "case", from), OriginalDst(to.parse().unwrap()), pick)
+}
+
+/// `authority by hbone expecting identity`, or what the route says otherwise.
+fn told(from: &str, to: &str, pick: u64) -> String {
+    match route(from, to, pick) {
+        Route::Tunnel(r) => {
+            let [expected] = &r.expected[..] else { panic!("{r:?}") };
+            assert_eq!(expected, &r.destination.identity);
+            format!("{} by {} to {}", r.authority, r.hbone, expected.principal())
+        }
+        Route::Deny(why) => why.as_str().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn a_pod_of_the_mesh_is_reached_by_tunnel() {
+    let b = "prod.example.com/ns/case/sa/b";
+    assert_eq!(told("a", "10.0.0.2:5432", 0), format!("10.0.0.2:5432 by 10.0.0.2:15008 to {b}"));
+    assert_eq!(told("a", "[fd00::2]:80", 0), format!("[fd00::2]:80 by [fd00::2]:15008 to {b}"));
+    assert_eq!(told("a", "[::ffff:10.0.0.2]:80", 0), format!("10.0.0.2:80 by 10.0.0.2:15008 to {b}"));
+}
+
+#[test]
+fn a_service_leads_to_its_ready_endpoints_of_the_same_family() {
+    let b = "prod.example.com/ns/case/sa/b";
+    assert_eq!(told("a", "10.96.0.1:80", 0), "own 10.0.0.1:8080");
+    assert_eq!(told("a", "10.96.0.1:80", 1), format!("10.0.0.2:8080 by 10.0.0.2:15008 to {b}"));
+    assert_eq!(told("a", "[fd96::1]:80", 3), format!("[fd00::2]:8080 by [fd00::2]:15008 to {b}"));
+    let Route::Tunnel(r) = route("a", "10.96.0.1:80", u64::MAX) else { panic!() };
+    assert_eq!(r.service.unwrap().hostname, "api.case.svc.cluster.local");
+}
+
+#[test]
+fn plaintext_only_where_the_destination_is_known_to_be_outside() {
+    assert_eq!(told("a", "10.0.0.4:80", 0), "plain to 10.0.0.4:80");
+    assert_eq!(told("a", "10.96.0.2:80", 0), "plain to 10.0.0.4:80");
+    assert_eq!(told("a", "10.96.0.3:80", 0), "plain to 192.168.0.2:80");
+    assert_eq!(told("a", "192.168.0.2:22", 0), "plain to 192.168.0.2:22");
+    assert_eq!(told("a", "10.0.0.4:15008", 0), "plain to 10.0.0.4:15008");
+}
+
+#[test]
+fn ports_of_a_node() {
+    assert_eq!(told("b", "192.168.0.1:30080", 1), "own 10.0.0.2:8080");
+    let a = "prod.example.com/ns/case/sa/a";
+    assert_eq!(told("b", "192.168.0.1:8081", 0), format!("10.0.0.1:80 by 10.0.0.1:15008 to {a}"));
+}
+
+#[test]
+fn everything_else_is_denied_with_a_reason() {
+    assert_eq!(told("a", "203.0.113.1:443", 0), "unknown_destination");
+    assert_eq!(told("a", "10.96.0.99:80", 0), "unknown_destination");
+    assert_eq!(told("a", "10.96.0.1:81", 0), "no_such_service_port");
+    assert_eq!(told("a", "10.96.0.4:80", 0), "no_ready_endpoint");
+    assert_eq!(told("a", "127.0.0.1:80", 0), "illegal_port");
+    assert_eq!(told("a", "10.0.0.2:15008", 0), "illegal_port");
+    assert_eq!(told("a", "10.96.0.1:15", 1), "illegal_port");
+    let old = world(WORLD);
+    let new = world("");
+    let denied = outbound(&new, pod(&old, "case", "a"), OriginalDst("10.0.0.2:80".parse().unwrap()), 0);
+    assert_eq!(denied, Route::Deny(RouteDenied::SourceUnknown));
+}
