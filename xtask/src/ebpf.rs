@@ -67,9 +67,25 @@ impl Toolchain {
         }
     }
 
-    /// `cargo SUBCOMMAND` for the kernel's target, in the programs' directory.
-    pub(crate) fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Command {
-        let mut command = process::command("cargo");
+    fn build(&self, workspace: &Workspace) -> Command {
+        self.cargo(workspace, "cargo", "build")
+    }
+
+    /// `cargo clippy` for the kernel's target, where there is one that fits the compiler.
+    pub(crate) fn clippy(&self, workspace: &Workspace) -> Option<Command> {
+        match self {
+            Self::Debian(_) => Some(self.cargo(workspace, Self::debian_clippy()?, "clippy")),
+            Self::Nightly(name) => {
+                let probe =
+                    process::succeeds(process::command("cargo").args([&format!("+{name}"), "clippy", "--version"]));
+                probe.then(|| self.cargo(workspace, "cargo", "clippy"))
+            }
+        }
+    }
+
+    /// A cargo command for the kernel's target, in the programs' directory.
+    fn cargo(&self, workspace: &Workspace, program: &str, subcommand: &str) -> Command {
+        let mut command = process::command(program);
         if let Self::Nightly(name) = self {
             command.arg(format!("+{name}"));
         }
@@ -139,7 +155,7 @@ pub(crate) fn build(workspace: &Workspace, args: &Args) -> Result<()> {
         bail!("{LINKER} is not installed; `cargo xtask setup` installs it");
     }
     eprintln!("eBPF: building with {}", toolchain.describe());
-    let mut cargo = toolchain.cargo(workspace, "build");
+    let mut cargo = toolchain.build(workspace);
     process::run(cargo.arg("--bins"))?;
     let built = toolchain.target_dir(workspace).join(TARGET).join("release");
     publish(&built, &binaries(workspace)?, &workspace.ebpf_out())

@@ -4,12 +4,16 @@
 //! 2 usage; 3 something is missing that `setup` cannot install by itself (the
 //! commands are printed); 130 interrupted.
 
+mod demo;
 mod ebpf;
 mod exit;
 mod interrupt;
+mod lint;
+mod outcome;
 mod process;
 mod programs;
 mod setup;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +35,12 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs into target/ebpf/.
     BuildEbpf(ebpf::Args),
+    /// Run the regulatory lab on two simulated nodes, with real programs.
+    Demo(demo::Args),
+    /// Run the tests, all or by suite, and print the totals.
+    Test(test::Args),
+    /// Check formats, lints, licences and the direction of dependencies.
+    Lint,
 }
 
 fn main() -> ExitCode {
@@ -46,5 +56,8 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::BuildEbpf(args) => ebpf::build(&workspace, &args),
+        Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Lint => lint::run(&workspace),
     }
 }

@@ -1,0 +1,108 @@
+//! `test`: set-up, the builds, then the suites in order; any suite alone on
+//! request. The last line is the sum of all.
+
+mod cargo_test;
+mod fuzz;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use nix::unistd::geteuid;
+
+use crate::outcome::{Outcome, Totals};
+use crate::process;
+use crate::setup::{self, Group};
+use crate::workspace::Workspace;
+use crate::{demo, ebpf, exit, interrupt, lint};
+
+/// Crates whose tests want root and the kernel.
+const NETNS_PACKAGES: [&str; 1] = ["warren-netns-tests"];
+
+/// `cargo xtask test`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these suites; repeatable.
+    #[arg(long = "suite", value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// Only tests whose name contains this (suites unit and netns).
+    filter: Option<String>,
+}
+
+/// The suites, in the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Formats, lints, licences, direction of dependencies.
+    Lint,
+    /// Unit, property and documentation tests of every crate.
+    Unit,
+    /// Some seconds of every fuzz target.
+    Fuzz,
+    /// Agents and pods in network namespaces.
+    Netns,
+    /// The demo, each of its checks counted.
+    Demo,
+}
+
+/// Runs the suites and prints the totals as the last line.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    setup::ensure(workspace, Group::Test)?;
+    ebpf::build(workspace, &ebpf::Args::any())?;
+    build_warren(workspace)?;
+    let all = Suite::value_variants();
+    let chosen = all.iter().filter(|suite| args.suites.is_empty() || args.suites.contains(suite));
+    let mut totals = Totals::default();
+    for suite in chosen {
+        interrupt::check()?;
+        let sum = suite.run(workspace, args.filter.as_deref());
+        println!("── {}: {sum}", suite.title());
+        totals += sum;
+    }
+    // The last line of all: programs that run this one read it.
+    println!("{totals}");
+    if totals.failed > 0 { Err(exit::told()) } else { Ok(()) }
+}
+
+/// Builds the `warren` binary that suites and demo start.
+pub(crate) fn build_warren(workspace: &Workspace) -> Result<()> {
+    let mut cargo = process::command("cargo");
+    process::run(cargo.current_dir(workspace.root()).args(["build", "--package", "warren-agent", "--bin", "warren"]))
+}
+
+impl Suite {
+    fn title(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self, workspace: &Workspace, filter: Option<&str>) -> Totals {
+        println!("── {}", self.title());
+        match self {
+            Self::Lint => lint::check(workspace),
+            Self::Unit => cargo_test::run(workspace, &unit_arguments(), filter),
+            Self::Fuzz => fuzz::smoke(workspace),
+            Self::Netns => as_root("netns", || cargo_test::run(workspace, &netns_arguments(), filter)),
+            Self::Demo => as_root("demo", || demo::check(workspace)),
+        }
+    }
+}
+
+/// Without root these suites are one skip each, said aloud.
+fn as_root(name: &str, suite: impl FnOnce() -> Totals) -> Totals {
+    if geteuid().is_root() {
+        return suite();
+    }
+    let outcome = Outcome::Skipped("it makes network namespaces, which needs root".into());
+    outcome.print(name);
+    let mut totals = Totals::default();
+    totals.count(&outcome);
+    totals
+}
+
+fn unit_arguments() -> Vec<&'static str> {
+    let excluded = NETNS_PACKAGES.iter().flat_map(|package| ["--exclude", package]);
+    ["--workspace"].into_iter().chain(excluded).collect()
+}
+
+/// One test at a time: they share the machine's cgroup root and two cores.
+fn netns_arguments() -> Vec<&'static str> {
+    let packages = NETNS_PACKAGES.iter().flat_map(|package| ["--package", package]);
+    packages.chain(["--", "--test-threads=1"]).collect()
+}
