@@ -52,10 +52,6 @@ pub(crate) fn id(sa: &str) -> SpiffeId {
     SpiffeId::new(&td("td"), "ns", sa).unwrap()
 }
 
-pub(crate) fn telemetry() -> Arc<Telemetry> {
-    Telemetry::new(TelemetryConfig::quiet("node")).unwrap()
-}
-
 /// A CA whose time stands still until moved.
 pub(crate) struct TestCa {
     pub(crate) ca: Arc<EmbeddedCa>,
@@ -150,8 +146,13 @@ impl Client {
 
     pub(crate) async fn open(&self, app: &TcpStream) -> Result<HboneStream, TunnelError> {
         let request = connect_request("10.0.0.1:80");
-        let open =
-            Open { key: self.key(), snapshot: self.snapshot.clone(), request: &request, parties: Parties::default() };
+        let open = Open {
+            key: self.key(),
+            snapshot: self.snapshot.clone(),
+            request: &request,
+            parties: Parties::default(),
+            early_data: true,
+        };
         self.pool.open(open, async || TcpStream::connect(self.server).await, app).await
     }
 }

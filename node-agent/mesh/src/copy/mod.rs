@@ -40,6 +40,12 @@ impl ByteCounts {
         self.to_tunnel.load(Ordering::Relaxed)
     }
 
+    /// Sets both counts, where somebody else moved the bytes.
+    pub fn set(&self, to_app: u64, to_tunnel: u64) {
+        self.to_app.store(to_app, Ordering::Relaxed);
+        self.to_tunnel.store(to_tunnel, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_to_app(&self, bytes: usize) {
         self.to_app.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -27,8 +27,8 @@ pub(super) struct EarlyData {
 }
 
 impl EarlyData {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let room = if limits.early_data { limits.early_data_limit } else { 0 };
+    pub(super) fn new(limits: &Limits, peer_allows: bool) -> Self {
+        let room = if limits.early_data && peer_allows { limits.early_data_limit } else { 0 };
         Self { kept: Vec::new(), room, ended: false }
     }
 

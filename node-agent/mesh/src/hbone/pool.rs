@@ -38,6 +38,8 @@ pub struct Open<'a> {
     pub request: &'a ConnectRequest,
     /// Whose connection it is, for the handshake record.
     pub parties: Parties,
+    /// Whether this peer may be sent client bytes before its 200; the limits must allow it as well.
+    pub early_data: bool,
 }
 
 /// Client connections of one worker. Cheap to clone; not `Send`. Dropping the
@@ -73,7 +75,7 @@ impl Pool {
         app: &TcpStream,
     ) -> Result<HboneStream, TunnelError> {
         let limits = &self.0.limits;
-        let mut early = EarlyData::new(limits);
+        let mut early = EarlyData::new(limits, open.early_data);
         let mut retried = false;
         loop {
             let (tunnel, guard) = self.tunnel(&open, &dial).await?;

@@ -1,1 +1,629 @@
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use warren_core::identity::SpiffeId;
+use warren_core::tunnel::{Baggage, ConnectRequest};
+
+use super::*;
+use crate::copy;
+use crate::identity::SvidSource as _;
+use crate::limits::Limits;
+use crate::testing::*;
+use crate::tls::HandshakeFailure;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// Answers 200 and keeps the stream open.
+fn hold(stream: InboundStream) {
+    let stream = stream.accept(&Baggage { namespace: Some("here".into()), ..Baggage::default() });
+    spawn_local(async move {
+        let _stream = stream.unwrap();
+        std::future::pending::<()>().await;
+    });
+}
+
+async fn refused_with(status: StatusCode) -> TunnelError {
+    let ca = test_ca();
+    let handle = move |stream: InboundStream| stream.refuse(status);
+    let limits = Limits::default();
+    let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), handle).await;
+    let (_app, at_client) = tcp_pair().await;
+    Client::new(&ca, &limits, address).open(&at_client).await.err().unwrap()
+}
+
+#[test]
+fn the_request_and_the_response_carry_what_they_should() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let seen = Rc::new(RefCell::new(None));
+        let log = seen.clone();
+        let handle = move |stream: InboundStream| {
+            let head = ConnectRequest::from_http(stream.parts(), [0; 24]).unwrap();
+            *log.borrow_mut() = Some((head, stream.peer().id.clone()));
+            hold(stream);
+        };
+        let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), handle).await;
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let stream = client.open(&at_client).await.unwrap();
+        assert_eq!(stream.peer().id, id("server"));
+        assert_eq!(stream.peer_baggage().namespace.as_deref(), Some("here"));
+        let (head, peer) = seen.borrow_mut().take().unwrap();
+        assert_eq!(head, connect_request("10.0.0.1:80"));
+        assert_eq!(peer, id("client"));
+    });
+}
+
+#[test]
+fn anything_but_200_is_a_refusal() {
+    on_worker(async {
+        for status in
+            [StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST, StatusCode::NO_CONTENT]
+        {
+            let error = refused_with(status).await;
+            assert!(matches!(error, TunnelError::Refused(s) if s == status), "{error}");
+            assert!(!error.may_retry());
+        }
+        let denied = refused_with(StatusCode::UNAUTHORIZED).await;
+        assert_eq!(denied.response_flag().as_str(), "DENY");
+    });
+}
+
+#[test]
+fn the_wrong_peer_gets_no_bytes() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let (address, _) = serve(ca.snapshot(&id("imposter")), limits.clone(), hold).await;
+        let (mut app, at_client) = tcp_pair().await;
+        app.write_all(b"secret").await.unwrap();
+        let error = Client::new(&ca, &limits, address).open(&at_client).await.err().unwrap();
+        let TunnelError::Handshake(HandshakeFailure::IdentityMismatch { presented, .. }) = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*presented, id("imposter"));
+        assert!(ca.telemetry.metrics_text().contains("mtls_handshake_failure_total{reason=\"identity_mismatch\"} 1"));
+    });
+}
+
+#[test]
+fn a_refusal_of_our_certificate_is_told_as_such() {
+    on_worker(async {
+        // The server trusts our root but takes us for a stranger: its own trust
+        // domain is another one.
+        let (ours, theirs) = (ca_of("td"), ca_of("other"));
+        let server_id = SpiffeId::new(&td("other"), "ns", "server").unwrap();
+        let server = theirs.snapshot(&server_id);
+        let limits = Limits::default();
+        let (address, _) = serve(server.clone(), limits.clone(), hold).await;
+        let mut client = Client::new(&ours, &limits, address);
+        client.expected = vec![server_id];
+        let snapshot = &client.snapshot;
+        client.snapshot = Arc::new(crate::identity::IdentitySnapshot::new(
+            snapshot.svid.clone(),
+            server.bundle.clone(),
+            1,
+            snapshot.clock().clone(),
+        ));
+        let (_app, at_client) = tcp_pair().await;
+        let error = client.open(&at_client).await.err().unwrap();
+        let TunnelError::Handshake(failure @ HandshakeFailure::RefusedByPeer(_)) = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(failure.as_str(), "identity_mismatch");
+    });
+}
+
+#[test]
+fn client_bytes_do_not_wait_for_the_200() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let arrived = Rc::new(Notify::new());
+        let told = arrived.clone();
+        let answer = Rc::new(Notify::new());
+        let go = answer.clone();
+        // The server reads the early bytes before it answers, which only a
+        // client that does not wait can satisfy.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        spawn_local(async move {
+            let mut connection = raw_server(&listener, &snapshot).await;
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut body = request.into_body();
+            spawn_local(async move { while connection.accept().await.is_some() {} });
+            assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+            told.notify_one();
+            go.notified().await;
+            let _stream = respond.send_response(Response::new(()), false).unwrap();
+            std::future::pending::<()>().await;
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (mut app, at_client) = tcp_pair().await;
+        app.write_all(b"hello").await.unwrap();
+        let release = async {
+            arrived.notified().await;
+            answer.notify_one();
+        };
+        let (stream, ()) = tokio::join!(client.open(&at_client), release);
+        assert_eq!(stream.unwrap().early_sent(), 5);
+    });
+}
+
+#[test]
+fn early_bytes_are_bounded_and_can_be_switched_off() {
+    on_worker(async {
+        let ca = test_ca();
+        let slow = |stream: InboundStream| {
+            spawn_local(async move {
+                sleep(Duration::from_millis(200)).await;
+                hold(stream);
+            });
+        };
+        for (early_data, most) in [(true, 64 * 1024), (false, 0)] {
+            let limits = Limits { early_data, ..Limits::default() };
+            let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), slow).await;
+            let client = Client::new(&ca, &limits, address);
+            let (mut app, at_client) = tcp_pair().await;
+            app.write_all(&vec![1; 300_000]).await.unwrap();
+            assert_eq!(client.open(&at_client).await.unwrap().early_sent(), most);
+        }
+    });
+}
+
+#[test]
+fn a_reset_of_the_application_ends_the_wait() {
+    on_worker(async {
+        let ca = test_ca();
+        for early_data in [true, false] {
+            let limits = Limits { early_data, ..Limits::default() };
+            let gave_up = Rc::new(Notify::new());
+            let told = gave_up.clone();
+            let silent = move |mut stream: InboundStream| {
+                let told = told.clone();
+                spawn_local(async move {
+                    stream.reset().await;
+                    told.notify_one();
+                });
+            };
+            let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), silent).await;
+            let client = Client::new(&ca, &limits, address);
+            let (app, at_client) = tcp_pair().await;
+            let reset = async {
+                sleep(Duration::from_millis(100)).await;
+                copy::reset(app);
+            };
+            let (outcome, ()) = tokio::join!(timeout(SOON, client.open(&at_client)), reset);
+            let error = outcome.expect("noticed").err().unwrap();
+            assert!(matches!(error, TunnelError::AppReset), "{error}");
+            timeout(SOON, gave_up.notified()).await.expect("the peer is told");
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_never_answers_is_given_up() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { connect_response_timeout: Duration::from_millis(100), ..Limits::default() };
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let keep = kept.clone();
+        let handle = move |stream| keep.borrow_mut().push(stream);
+        let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), handle).await;
+        let (_app, at_client) = tcp_pair().await;
+        let error = Client::new(&ca, &limits, address).open(&at_client).await.err().unwrap();
+        assert!(matches!(error, TunnelError::ResponseTimeout), "{error}");
+    });
+}
+
+#[test]
+fn an_unreachable_peer_is_told_from_a_silent_one() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { tcp_connect_timeout: Duration::from_millis(100), ..Limits::default() };
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let client = Client::new(&ca, &limits, closed);
+        let (_app, at_client) = tcp_pair().await;
+        let error = client.open(&at_client).await.err().unwrap();
+        assert!(matches!(error, TunnelError::Dial { kind: std::io::ErrorKind::ConnectionRefused, .. }), "{error}");
+        let request = connect_request("10.0.0.1:80");
+        let open = Open {
+            key: client.key(),
+            snapshot: client.snapshot.clone(),
+            request: &request,
+            parties: Default::default(),
+            early_data: true,
+        };
+        let error = client.pool.open(open, async || std::future::pending().await, &at_client).await.err().unwrap();
+        assert!(matches!(error, TunnelError::DialTimeout), "{error}");
+        assert_eq!(error.response_flag().as_str(), "NETWORK_POLICY");
+    });
+}
+
+#[test]
+fn connections_at_once_share_one_dial() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let client = Rc::new(Client::new(&ca, &limits, address));
+        let mut open = Vec::new();
+        for _ in 0..50 {
+            let client = client.clone();
+            open.push(spawn_local(async move {
+                let (app, at_client) = tcp_pair().await;
+                (client.open(&at_client).await.unwrap(), app)
+            }));
+        }
+        let mut streams = Vec::new();
+        for task in open {
+            streams.push(task.await.unwrap());
+        }
+        assert_eq!(connections.get(), 1);
+        assert_eq!(client.pool.connections(), 1);
+    });
+}
+
+#[test]
+fn a_failed_dial_fails_all_who_waited_for_it_at_once() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { tcp_connect_timeout: Duration::from_millis(200), ..Limits::default() };
+        let client = Rc::new(Client::new(&ca, &limits, "127.0.0.1:1".parse().unwrap()));
+        let dials = Rc::new(Cell::new(0));
+        let started = tokio::time::Instant::now();
+        let mut tasks = Vec::new();
+        for _ in 0..20 {
+            let (client, dials) = (client.clone(), dials.clone());
+            tasks.push(spawn_local(async move {
+                let (_app, at_client) = tcp_pair().await;
+                let request = connect_request("10.0.0.1:80");
+                let open = Open {
+                    key: client.key(),
+                    snapshot: client.snapshot.clone(),
+                    request: &request,
+                    parties: Default::default(),
+                    early_data: true,
+                };
+                let dial = async || {
+                    dials.set(dials.get() + 1);
+                    std::future::pending().await
+                };
+                client.pool.open(open, dial, &at_client).await.err().unwrap()
+            }));
+        }
+        for task in tasks {
+            assert!(matches!(task.await.unwrap(), TunnelError::DialTimeout));
+        }
+        assert!(started.elapsed() < Duration::from_millis(1000), "{:?}", started.elapsed());
+        assert!(dials.get() <= 2, "{}", dials.get());
+    });
+}
+
+#[test]
+fn a_full_connection_leaves_the_pool_and_a_new_one_is_dialled() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { pool_streams_per_connection: 3, ..Limits::default() };
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let client = Client::new(&ca, &limits, address);
+        let mut open = Vec::new();
+        for _ in 0..7 {
+            let (app, at_client) = tcp_pair().await;
+            open.push((client.open(&at_client).await.unwrap(), app));
+        }
+        assert_eq!(connections.get(), 3);
+    });
+}
+
+#[test]
+fn the_peers_stream_limit_counts_too() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { server_max_streams: 2, ..Limits::default() };
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let client = Client::new(&ca, &limits, address);
+        let mut open = Vec::new();
+        for _ in 0..6 {
+            let (app, at_client) = tcp_pair().await;
+            open.push((client.open(&at_client).await.unwrap(), app));
+        }
+        assert_eq!(connections.get(), 3);
+    });
+}
+
+#[test]
+fn source_identities_never_share_a_connection() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let mut client = Client::new(&ca, &limits, address);
+        let mut open = Vec::new();
+        for source in ["a", "b", "a", "b"] {
+            client.snapshot = ca.snapshot(&id(source));
+            let (app, at_client) = tcp_pair().await;
+            open.push((client.open(&at_client).await.unwrap(), app));
+        }
+        assert_eq!(connections.get(), 2);
+        client.pool.retire_where(|key| key.source == id("a"));
+        assert_eq!(client.pool.connections(), 1);
+    });
+}
+
+#[test]
+fn unused_connections_are_closed() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { pool_unused: Duration::from_millis(100), ..Limits::default() };
+        let (address, _) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let stream = client.open(&at_client).await.unwrap();
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(client.pool.connections(), 1, "in use");
+        drop(stream);
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(client.pool.connections(), 0);
+    });
+}
+
+#[test]
+fn a_tunnel_is_not_used_beyond_its_svid_or_its_peers_root() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let mut client = Client::new(&ca, &limits, address);
+        let open = async |client: &Client| {
+            let (app, at_client) = tcp_pair().await;
+            (client.open(&at_client).await.unwrap(), app)
+        };
+        let _first = open(&client).await;
+        // The root above the peer is replaced: its old certificate no longer
+        // counts, so the next stream meets a new connection.
+        let dir = crate::identity::ca_dir::CaDir::open(&ca.dir.path().join("ca")).unwrap();
+        let old = dir.list().unwrap().remove(0);
+        let new = dir.add_root(std::time::SystemTime::now()).unwrap();
+        ca.ca.step();
+        client.snapshot = ca.snapshot(&id("client"));
+        let _second = open(&client).await;
+        assert_eq!(connections.get(), 1, "more roots change nothing");
+        dir.activate(&new.id).unwrap();
+        dir.remove_root(&old.id).unwrap();
+        ca.ca.step();
+        client.snapshot = ca.snapshot(&id("client"));
+        let (_app, at_client) = tcp_pair().await;
+        // The test's server still shows its old SVID, which nobody trusts now.
+        let error = client.open(&at_client).await.err().unwrap();
+        assert!(matches!(error, TunnelError::Handshake(_)), "{error}");
+        assert_eq!(connections.get(), 2);
+    });
+}
+
+/// A bare h2 server behind our TLS, to misbehave with.
+async fn raw_server(
+    listener: &TcpListener,
+    snapshot: &crate::identity::IdentitySnapshot,
+) -> h2::server::Connection<crate::tls::TlsStream, Bytes> {
+    let (tcp, _) = listener.accept().await.unwrap();
+    let (stream, _) = crate::tls::accept(tcp, snapshot, SOON).await.unwrap();
+    h2::server::handshake(stream).await.unwrap()
+}
+
+/// What a misbehaving server does to its first stream.
+enum Mischief {
+    Refuse(h2::Reason),
+    GoAway,
+}
+
+/// The first connection misbehaves, later ones echo their first bytes.
+async fn retry_case(mischief: Mischief) -> (Result<Vec<u8>, TunnelError>, usize) {
+    let ca = test_ca();
+    let limits = Limits::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let snapshot = ca.snapshot(&id("server"));
+    let count = Rc::new(Cell::new(0));
+    let counter = count.clone();
+    spawn_local(async move {
+        let mut first = raw_server(&listener, &snapshot).await;
+        counter.set(1);
+        match mischief {
+            Mischief::Refuse(reason) => {
+                let (_request, mut respond) = first.accept().await.unwrap().unwrap();
+                respond.send_reset(reason);
+                spawn_local(async move { while first.accept().await.is_some() {} });
+            }
+            Mischief::GoAway => {
+                // Nothing was accepted: the last stream id is 0.
+                first.abrupt_shutdown(h2::Reason::NO_ERROR);
+                spawn_local(async move { while first.accept().await.is_some() {} });
+            }
+        }
+        let mut second = raw_server(&listener, &snapshot).await;
+        counter.set(2);
+        let (request, mut respond) = second.accept().await.unwrap().unwrap();
+        spawn_local(async move { while second.accept().await.is_some() {} });
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        let bytes = request.into_body().data().await.unwrap().unwrap();
+        send.send_data(bytes, false).unwrap();
+        std::future::pending::<()>().await;
+    });
+    let client = Client::new(&ca, &limits, address);
+    let (mut app, at_client) = tcp_pair().await;
+    app.write_all(b"only once").await.unwrap();
+    let echoed = match timeout(SOON, client.open(&at_client)).await.expect("no hang") {
+        Ok(mut stream) => Ok(stream.recv.data().await.unwrap().unwrap().to_vec()),
+        Err(error) => Err(error),
+    };
+    (echoed, count.get())
+}
+
+#[test]
+fn what_was_certainly_not_processed_is_tried_once_more_with_its_bytes() {
+    on_worker(async {
+        let (echoed, connections) = retry_case(Mischief::Refuse(h2::Reason::REFUSED_STREAM)).await;
+        assert_eq!((echoed.unwrap(), connections), (b"only once".to_vec(), 2));
+        let (echoed, connections) = retry_case(Mischief::GoAway).await;
+        assert_eq!((echoed.unwrap(), connections), (b"only once".to_vec(), 2));
+    });
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_tried_again() {
+    on_worker(async {
+        let (outcome, connections) = retry_case(Mischief::Refuse(h2::Reason::INTERNAL_ERROR)).await;
+        assert_eq!((outcome.is_err(), connections), (true, 1));
+    });
+}
+
+#[test]
+fn a_drained_server_finishes_its_streams_and_takes_no_new_ones() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        let drains = Rc::new(RefCell::new(Vec::new()));
+        let (handles, server_limits) = (drains.clone(), limits.clone());
+        let over = Rc::new(Cell::new(0));
+        let ended = over.clone();
+        spawn_local(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let mut server = accept(tcp, &snapshot, &server_limits).await.unwrap();
+                handles.borrow_mut().push(server.drain());
+                let ended = ended.clone();
+                spawn_local(async move {
+                    while let Some(Ok(stream)) = server.next().await {
+                        let stream = stream.accept(&Baggage::default()).unwrap();
+                        spawn_local(async move {
+                            let HboneStream { mut send, mut recv, .. } = stream;
+                            while let Some(Ok(bytes)) = recv.data().await {
+                                recv.flow_control().release_capacity(bytes.len()).unwrap();
+                                send.send_data(bytes, false).unwrap();
+                            }
+                            send.send_data(Bytes::new(), true).unwrap();
+                        });
+                    }
+                    ended.set(ended.get() + 1);
+                });
+            }
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let mut old = client.open(&at_client).await.unwrap();
+        drains.borrow()[0].drain();
+        sleep(Duration::from_millis(100)).await;
+        // The old stream goes on; a new one meets a new connection.
+        old.send.send_data(Bytes::from_static(b"still"), false).unwrap();
+        assert_eq!(old.recv.data().await.unwrap().unwrap(), "still");
+        let (_app, at_client) = tcp_pair().await;
+        let _new = client.open(&at_client).await.unwrap();
+        assert_eq!((drains.borrow().len(), over.get()), (2, 0));
+        old.send.send_data(Bytes::new(), true).unwrap();
+        while let Some(bytes) = old.recv.data().await {
+            assert!(bytes.unwrap().is_empty());
+        }
+        drop(old);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(over.get(), 1, "the drained connection is over");
+    });
+}
+
+#[test]
+fn a_dead_peer_is_noticed_by_both_sides() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits {
+            ping_interval: Duration::from_millis(50),
+            ping_timeout: Duration::from_millis(100),
+            ..Limits::default()
+        };
+        // Client side: the server goes silent after the handshake.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        spawn_local(async move {
+            let connection = raw_server(&listener, &snapshot).await;
+            std::future::pending::<()>().await;
+            drop(connection);
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let error = timeout(SOON, client.open(&at_client)).await.expect("noticed").err().unwrap();
+        assert!(matches!(error, TunnelError::Http2 { .. }), "{error}");
+        assert_eq!(client.pool.connections(), 0);
+
+        // Server side: the client goes silent.
+        let (tcp, at_server) = tcp_pair().await;
+        let (client, server) = (ca.snapshot(&id("client")), ca.snapshot(&id("server")));
+        let expected = [id("server")];
+        let (connected, accepted) =
+            tokio::join!(silent_client(tcp, &client, &expected), accept(at_server, &server, &limits));
+        let mut server = accepted.unwrap();
+        let event = timeout(SOON, server.next()).await.expect("noticed").unwrap();
+        assert!(matches!(event, Err(TunnelError::PeerDead)));
+        assert!(server.next().await.is_none());
+        drop(connected);
+    });
+}
+
+async fn silent_client(
+    tcp: TcpStream,
+    snapshot: &crate::identity::IdentitySnapshot,
+    expected: &[SpiffeId],
+) -> impl Sized {
+    let (stream, _) = crate::tls::connect(tcp, snapshot, expected, SOON).await.unwrap();
+    h2::client::handshake(stream).await.unwrap()
+}
+
+#[test]
+fn rotation_under_load_fails_nothing() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server_pod = ca.ca.add_pod(&"server".into(), &id("server"));
+        let server_limits = limits.clone();
+        spawn_local(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let snapshot = server_pod.current().unwrap();
+                let limits = server_limits.clone();
+                spawn_local(async move {
+                    let server = accept(tcp, &snapshot, &limits).await.unwrap();
+                    run(server, &|stream: InboundStream| {
+                        let mut stream = stream.accept(&Baggage::default()).unwrap();
+                        stream.send.send_data(Bytes::new(), true).unwrap();
+                    })
+                    .await;
+                });
+            }
+        });
+        let mut client = Client::new(&ca, &limits, address);
+        let serial = client.snapshot.svid.serial().to_owned();
+        for round in 0..60 {
+            if round % 20 == 10 {
+                ca.clock.advance(Duration::from_secs(2100));
+                ca.ca.step();
+            }
+            client.snapshot = ca.snapshot(&id("client"));
+            let (_app, at_client) = tcp_pair().await;
+            client.open(&at_client).await.unwrap();
+        }
+        assert_ne!(client.snapshot.svid.serial(), serial);
+    });
+}

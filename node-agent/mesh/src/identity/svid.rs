@@ -92,6 +92,14 @@ impl Svid {
         &self.facts.issuer
     }
 
+    /// The same SVID from an issuer that forgot its intermediates.
+    #[cfg(test)]
+    pub(crate) fn without_intermediates(&self) -> Self {
+        let leaf = self.key.cert[..1].to_vec();
+        let key = CertifiedKey::new(leaf, Arc::clone(&self.key.key));
+        Self { id: self.id.clone(), key: Arc::new(key), facts: self.facts.clone() }
+    }
+
     pub(crate) fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.key
     }

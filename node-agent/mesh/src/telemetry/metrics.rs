@@ -81,7 +81,6 @@ pub struct Metrics {
 pub(super) struct TcpCounters {
     pub(super) opened: Counter,
     pub(super) closed: Counter,
-    pub(super) failed: Counter,
     pub(super) sent: Counter,
     pub(super) received: Counter,
     pub(super) open: Gauge,
@@ -191,15 +190,25 @@ impl Metrics {
         text
     }
 
-    pub(super) fn tcp(&self, labels: TcpLabels) -> TcpCounters {
+    /// Counts a connection that failed or was refused.
+    pub(super) fn tcp_failed(&self, labels: TcpLabels) {
+        let labels = self.admit_tcp(labels);
+        self.tcp.failed.get_or_create(&labels).inc();
+    }
+
+    fn admit_tcp(&self, labels: TcpLabels) -> TcpLabels {
         let (labels, within) = self.tcp_series.admit_tcp(labels);
         if !within {
             self.tcp.overflow.inc();
         }
+        labels
+    }
+
+    pub(super) fn tcp(&self, labels: TcpLabels) -> TcpCounters {
+        let labels = self.admit_tcp(labels);
         TcpCounters {
             opened: self.tcp.opened.get_or_create_owned(&labels),
             closed: self.tcp.closed.get_or_create_owned(&labels),
-            failed: self.tcp.failed.get_or_create_owned(&labels),
             sent: self.tcp.sent.get_or_create_owned(&labels),
             received: self.tcp.received.get_or_create_owned(&labels),
             open: self.tcp.open.clone(),

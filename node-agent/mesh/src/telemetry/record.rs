@@ -173,10 +173,14 @@ impl ConnectionRecord {
         self.denied(reason.to_string(), policy);
     }
 
-    /// Not refused, but impossible.
+    /// Impossible, for another reason than policy. What fails before anything
+    /// permitted it (TLS, identity, no route) counts as refused.
     pub fn fail(mut self, flag: ResponseFlag, reason: impl ToString) {
-        let reason = Some(reason.to_string());
-        self.end(&End { decision: Decision::Allow, flag, reason });
+        let judged = self.policy.is_some() || self.open.is_some();
+        let network =
+            matches!(flag, ResponseFlag::Connect | ResponseFlag::NetworkPolicy | ResponseFlag::H2HandshakeFailure);
+        let decision = if judged || network { Decision::Allow } else { Decision::Deny };
+        self.end(&End { decision, flag, reason: Some(reason.to_string()) });
     }
 
     /// Copied to its end.
@@ -230,7 +234,7 @@ impl ConnectionRecord {
                 return;
             }
         }
-        metrics.tcp(self.labels(end.flag)).failed.inc();
+        metrics.tcp_failed(self.labels(end.flag));
     }
 
     fn labels(&self, flag: ResponseFlag) -> TcpLabels {

@@ -42,6 +42,21 @@ pub struct PeerFacts {
     chain: Vec<CertificateDer<'static>>,
 }
 
+#[cfg(test)]
+impl PeerFacts {
+    /// Facts about a peer that nobody met.
+    pub(crate) fn for_test(id: &SpiffeId) -> Self {
+        Self {
+            id: id.clone(),
+            issuer: "CN=test".into(),
+            serial: "1".into(),
+            not_after: SystemTime::UNIX_EPOCH,
+            cipher_suite: "TLS13_AES_256_GCM_SHA384".into(),
+            chain: Vec::new(),
+        }
+    }
+}
+
 /// Client handshake: the peer must be one of `expected`, exactly.
 pub async fn connect(
     tcp: TcpStream,
