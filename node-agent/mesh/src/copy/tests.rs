@@ -154,6 +154,22 @@ fn a_reset_after_half_close_is_still_a_reset() {
 }
 
 #[test]
+fn a_reset_is_noticed_behind_an_application_that_does_not_read() {
+    on_worker(async {
+        let mut line = line(Limits::default()).await;
+        line.client.shutdown().await.unwrap();
+        // More than the kernel's buffers hold: the copy is stuck in a write.
+        let chunk = vec![7; 1 << 16];
+        while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), line.server.write(&chunk)).await {
+            written.unwrap();
+        }
+        reset(line.server);
+        let outcome = tokio::time::timeout(Duration::from_secs(5), line.client_end).await;
+        assert_eq!(outcome.expect("noticed").unwrap().end, CopyEnd::TunnelReset);
+    });
+}
+
+#[test]
 fn a_slow_reader_holds_the_sender_back() {
     on_worker(async {
         let limits = Limits {

@@ -13,6 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::buffer::ReadBuffer;
@@ -34,10 +35,11 @@ pub async fn copy(
     bytes.add_to_tunnel(usize::try_from(early_sent).unwrap_or(usize::MAX));
     let end = {
         let (reader, writer) = app.split();
-        let up = up(reader, &mut send, app_ended, limits, bytes);
+        let up_done = Notify::new();
+        let up = up(reader, &mut send, app_ended, limits, bytes, &up_done);
         let down = down(&mut recv, writer, bytes);
         tokio::select! {
-            end = both(up, down, limits) => end,
+            end = both(up, &up_done, down, limits) => end,
             reason = cancel.cancelled() => CopyEnd::Cancelled(reason),
         }
     };
@@ -53,39 +55,56 @@ pub async fn copy(
 /// that arrived before the peer's reset still reach an application that reads
 /// in reasonable time, as they would from the kernel.
 async fn both(
-    up: impl Future<Output = Result<(), CopyEnd>>,
+    up: impl Future<Output = CopyEnd>,
+    up_done: &Notify,
     down: impl Future<Output = Result<(), CopyEnd>>,
     limits: &Limits,
 ) -> CopyEnd {
     tokio::pin!(up, down);
     tokio::select! {
-        up_end = &mut up => match up_end {
-            Ok(()) => down.await.err().unwrap_or(CopyEnd::Clean),
-            Err(CopyEnd::TunnelReset) => {
+        failure = &mut up => {
+            if failure == CopyEnd::TunnelReset {
                 let _ = timeout(limits.reset_flush, down).await;
-                CopyEnd::TunnelReset
             }
-            Err(end) => end,
-        },
+            failure
+        }
         down_end = &mut down => match down_end {
-            Ok(()) => up.await.err().unwrap_or(CopyEnd::Clean),
             Err(end) => end,
+            Ok(()) => tokio::select! {
+                failure = &mut up => failure,
+                () = up_done.notified() => CopyEnd::Clean,
+            },
         },
     }
 }
 
-/// Application → tunnel.
+/// Application → tunnel. Tells `done` when the application's bytes are all
+/// handed over, and goes on watching for resets: the other direction may be
+/// stuck in a write to an application that does not read.
 async fn up(
     app: ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
     ended: bool,
     limits: &Limits,
     bytes: &ByteCounts,
-) -> Result<(), CopyEnd> {
-    if !ended {
-        until_end(&app, send, limits, bytes).await?;
+    done: &Notify,
+) -> CopyEnd {
+    if !ended && let Err(end) = until_end(&app, send, limits, bytes).await {
+        return end;
     }
-    send.send_data(Bytes::new(), true).map_err(|e| broken(&e))
+    if let Err(error) = send.send_data(Bytes::new(), true) {
+        return broken(&error);
+    }
+    done.notify_one();
+    tokio::select! {
+        reset = poll_fn(|cx| send.poll_reset(cx)) => match reset {
+            // The peer wants no more, and there is no more.
+            Ok(Reason::NO_ERROR) => std::future::pending().await,
+            Ok(_) => CopyEnd::TunnelReset,
+            Err(error) => broken(&error),
+        },
+        _ = app.ready(Interest::ERROR) => CopyEnd::AppReset,
+    }
 }
 
 async fn until_end(
@@ -105,6 +124,9 @@ async fn until_end(
                 let length = chunk.len();
                 send.send_data(chunk, false).map_err(|e| broken(&e))?;
                 bytes.add_to_tunnel(length);
+                if length < room {
+                    send.reserve_capacity(0);
+                }
             }
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),

@@ -74,6 +74,8 @@ struct State {
     intermediate_renew: SystemTime,
     pods: BTreeMap<PodUid, PodState>,
     generation: u64,
+    /// When each trusted root was first seen here.
+    first_seen: BTreeMap<String, SystemTime>,
     /// Last trouble with the directory; said once, not every second.
     trouble: Option<String>,
 }
@@ -118,12 +120,16 @@ impl EmbeddedCa {
         let dir = CaDir::init(&config.dir, &config.trust_domain, now)?;
         let trust = Trust::new(&config.trust_domain, dir.read_roots()?, &dir)?;
         let intermediate = new_intermediate(&dir, &trust, &config, now)?;
+        // What is active at the start has been agreed on before.
+        let long_ago = SystemTime::UNIX_EPOCH;
+        let first_seen = trust.roots.iter().map(|root| (root.info.id.clone(), long_ago)).collect();
         let state = State {
             intermediate_renew: renew_at(now, intermediate.not_after),
             trust,
             intermediate,
             pods: BTreeMap::new(),
             generation: 0,
+            first_seen,
             trouble: None,
         };
         let ca = Self { config, dir, telemetry, state: Mutex::new(state) };
@@ -179,7 +185,10 @@ impl EmbeddedCa {
     fn adopt(&self, state: &mut State, trust: Trust, now: SystemTime) {
         let ids: Vec<&str> = trust.roots.iter().map(|root| root.info.id.as_str()).collect();
         tracing::info!(roots = ?ids, "trusted roots changed");
-        let active = trust.active().map(|root| root.info.id.clone());
+        state.first_seen.retain(|id, _| trust.has(id));
+        for root in &trust.roots {
+            state.first_seen.entry(root.info.id.clone()).or_insert(now);
+        }
         state.trust = trust;
         state.generation += 1;
         for pod in state.pods.values_mut() {
@@ -191,34 +200,46 @@ impl EmbeddedCa {
                     Arc::clone(&self.config.clock),
                 ));
             }
-            match &pod.root {
-                Some(root) if !state.trust.has(root) => pod.schedule.due_at(now),
-                root if *root != active => {
-                    let spread = (self.config.leaf_ttl / 10).min(Duration::from_secs(5));
-                    pod.schedule.due_by(now + spread.mul_f64(rand::random()));
-                }
-                _ => {}
+            if pod.root.as_ref().is_some_and(|root| !state.trust.has(root)) {
+                pod.schedule.due_at(now);
             }
         }
         self.report_issuers(state);
     }
 
     fn refresh_intermediate(&self, state: &mut State, now: SystemTime) {
-        let active = state.trust.active().map(|root| root.info.id.as_str());
-        let is_current = active == Some(state.intermediate.root.as_str());
-        if is_current && now < state.intermediate_renew {
+        if !self.intermediate_due(state, now) {
             return;
         }
         match new_intermediate(&self.dir, &state.trust, &self.config, now) {
             Ok(intermediate) => {
                 state.intermediate_renew = renew_at(now, intermediate.not_after);
                 state.intermediate = intermediate;
+                let spread = (self.config.leaf_ttl / 10).min(Duration::from_secs(5));
+                for pod in state.pods.values_mut() {
+                    if pod.root.as_ref() != Some(&state.intermediate.root) {
+                        pod.schedule.due_by(now + spread.mul_f64(rand::random()));
+                    }
+                }
                 self.report_issuers(state);
             }
             Err(error) => {
                 self.trouble(state, &format!("no new intermediate: {error}"));
             }
         }
+    }
+
+    /// Whether a new intermediate is wanted now. A root that has just appeared
+    /// does not sign before other agents have had time to read it, unless the
+    /// one in use is not trusted any more.
+    fn intermediate_due(&self, state: &State, now: SystemTime) -> bool {
+        let Some(active) = state.trust.active().map(|root| &root.info.id) else { return false };
+        let current = &state.intermediate.root;
+        if active == current || !state.trust.has(current) {
+            return active != current || now >= state.intermediate_renew;
+        }
+        let seen = state.first_seen.get(active).copied().unwrap_or(now);
+        now >= seen + 3 * self.config.poll
     }
 
     fn trouble(&self, state: &mut State, text: &str) {

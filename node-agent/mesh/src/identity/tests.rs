@@ -139,6 +139,8 @@ fn roots_overlap_in_a_rotation() {
     let dir = CaDir::open(&ca.dir.path().join("ca")).unwrap();
     let old = dir.list().unwrap().remove(0);
 
+    let issuer = ca.ca.issuers().pop();
+
     // The new root is trusted first; nothing is signed under it yet.
     let new = dir.add_root(ca.clock.now()).unwrap();
     ca.ca.step();
@@ -149,6 +151,10 @@ fn roots_overlap_in_a_rotation() {
     // Then it signs; the old one is still trusted.
     dir.activate(&new.id).unwrap();
     ca.ca.step();
+    assert_eq!(ca.ca.issuers().last(), issuer.as_ref(), "other agents must read it first");
+    ca.clock.advance(Duration::from_secs(4));
+    ca.ca.step();
+    assert_ne!(ca.ca.issuers().last(), issuer.as_ref());
     ca.clock.advance(Duration::from_secs(6));
     ca.ca.step();
     let renewed = pod.current().unwrap();
