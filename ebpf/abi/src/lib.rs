@@ -1,2 +1,135 @@
-//! The contract between the kernel programs and the daemon: map keys, values, constants.
+//! The contract between the kernel programs and the daemon: map names, keys, values, constants.
+//!
+//! Every type here is `repr(C)`, holds only integers and byte arrays, and has no padding: the bytes that one side
+//! writes are the bytes that the other side reads. A change of any of them is a change of [`ABI_VERSION`].
 #![no_std]
+
+mod event;
+mod listener;
+mod node;
+mod pod;
+
+pub use event::{Endpoint, Event, EventKind, RefusalReason};
+pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_slot};
+pub use node::{Captured, Config, ExactKey, OwnKey, PodEntry};
+pub use pod::{PodConfig, PortVerdict};
+
+/// Number of this contract. Pinned maps of another number are never opened.
+pub const ABI_VERSION: u32 = 1;
+
+/// Interface index of `lo`, the same in every network namespace.
+pub const LOOPBACK_IFINDEX: u32 = 1;
+
+/// Port on which a pod's peers reach the agent (HBONE).
+pub const HBONE_PORT: u16 = 15008;
+
+/// IPv4 address that is captured for the self-test alone (the dummy address of RFC 7600).
+pub const SELF_TEST_V4: [u8; 4] = [192, 0, 0, 8];
+
+/// IPv6 address that is captured for the self-test alone (in the discard-only prefix of RFC 6666).
+pub const SELF_TEST_V6: [u8; 16] = [0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x57];
+
+/// Whether a canonical address is one of the self-test's.
+#[must_use]
+#[inline(always)]
+pub const fn is_self_test(ip: [u8; 16]) -> bool {
+    let words = u128::from_ne_bytes(ip);
+    words == u128::from_ne_bytes(mapped(SELF_TEST_V4)) || words == u128::from_ne_bytes(SELF_TEST_V6)
+}
+
+/// Names of the maps, as they stand in the objects and under the pin directory.
+pub mod map {
+    /// Enrolled pods: netns cookie → [`PodEntry`](crate::PodEntry).
+    pub const PODS: &str = "PODS";
+    /// Addresses that are a pod's own: [`OwnKey`](crate::OwnKey) → 1.
+    pub const OWN: &str = "OWN";
+    /// IPv4 prefixes to be captured.
+    pub const CAPTURE4: &str = "CAPTURE4";
+    /// IPv6 prefixes to be captured.
+    pub const CAPTURE6: &str = "CAPTURE6";
+    /// Single (address, port) pairs to be captured: [`ExactKey`](crate::ExactKey) → 1.
+    pub const CAPTURE_EXACT: &str = "CAPTURE_EXACT";
+    /// The node's [`Config`](crate::Config), one entry.
+    pub const CONFIG: &str = "CONFIG";
+    /// CLOCK_MONOTONIC nanoseconds at which the agent was last alive, one entry.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// Sockets of the agent itself: socket storage, 1.
+    pub const EXEMPT: &str = "EXEMPT";
+    /// What capture changed on a socket: socket storage, [`Captured`](crate::Captured).
+    pub const CAPTURED: &str = "CAPTURED";
+    /// Ring buffer of [`Event`](crate::Event).
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU counters, indexed by [`stat`](crate::stat).
+    pub const STATS: &str = "STATS";
+    /// A pod's listeners: sockmap, indexed by [`listener_slot`](crate::listener_slot).
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Loopback ports of a pod's listeners: port → slot.
+    pub const LISTENER_PORTS: &str = "LISTENER_PORTS";
+    /// Verdicts on plaintext from outside: port → [`PortVerdict`](crate::PortVerdict).
+    pub const VERDICTS: &str = "VERDICTS";
+    /// A pod's [`PodConfig`](crate::PodConfig), one entry.
+    pub const POD_CONFIG: &str = "POD_CONFIG";
+
+    /// The maps that pod objects share with the node object.
+    pub const SHARED: [&str; 5] = [OWN, CONFIG, HEARTBEAT, EVENTS, STATS];
+}
+
+/// Names of the programs in the objects.
+pub mod program {
+    /// IPv4 `connect`.
+    pub const CONNECT4: &str = "warren_connect4";
+    /// IPv6 `connect`.
+    pub const CONNECT6: &str = "warren_connect6";
+    /// IPv4 `bind`.
+    pub const BIND4: &str = "warren_bind4";
+    /// IPv6 `bind`.
+    pub const BIND6: &str = "warren_bind6";
+    /// `setsockopt`.
+    pub const SETSOCKOPT: &str = "warren_setsockopt";
+    /// TCP state changes.
+    pub const FLOWS: &str = "warren_flows";
+    /// A pod's socket look-up.
+    pub const LOOKUP: &str = "warren_lookup";
+    /// The gate on a pod's `lo`.
+    pub const GATE: &str = "warren_gate";
+}
+
+/// Indexes of the counters in [`map::STATS`].
+pub mod stat {
+    /// Connections captured.
+    pub const CAPTURED: u32 = 0;
+    /// Connections of enrolled pods left alone.
+    pub const PASSED: u32 = 1;
+    /// Captures undone because the socket went to an uncaptured destination.
+    pub const UNDONE: u32 = 2;
+    /// Connections refused because the agent was away for too long.
+    pub const REFUSED_AWAY: u32 = 3;
+    /// Connections refused because they could not be captured.
+    pub const REFUSED_ERROR: u32 = 4;
+    /// Attempts to change mark or device of a captured socket.
+    pub const OPTION_REFUSED: u32 = 5;
+    /// SYNs dropped while waiting for the agent.
+    pub const SYN_HELD: u32 = 6;
+    /// Plaintext SYNs refused by verdict.
+    pub const PLAINTEXT_REFUSED: u32 = 7;
+    /// Look-ups refused because no listener was there.
+    pub const NO_LISTENER: u32 = 8;
+    /// Events lost because the ring buffer was full.
+    pub const EVENTS_LOST: u32 = 9;
+    /// Number of counters.
+    pub const COUNT: u32 = 10;
+}
+
+/// A type whose every bit pattern is valid and which has no padding.
+///
+/// # Safety
+///
+/// Implement it only for `repr(C)` types made of integers and arrays of them, without padding: values are copied to
+/// and from the kernel as bytes.
+pub unsafe trait Plain: Copy + 'static {}
+
+/// An IPv4 address in the one form that keys and events use: mapped into IPv6.
+#[must_use]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}

@@ -1,0 +1,13 @@
+//! The programs of one pod: loaded anew for each, so that enrolling a pod touches no other.
+#![no_std]
+#![no_main]
+
+mod address;
+mod event;
+mod gate;
+mod license;
+mod lookup;
+mod pod_maps;
+mod shared_maps;
+mod sockmap;
+mod stats;

@@ -1,0 +1,160 @@
+use std::io;
+use std::net::SocketAddr;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use warren_ebpf_abi::{Event, EventKind, RefusalReason};
+
+use super::address::of_endpoint;
+
+/// What the kernel side tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KernelEvent {
+    /// Plaintext from outside was refused by the pod's verdict on that port.
+    PlaintextRefused {
+        /// The pod.
+        cookie: u64,
+        /// Who called.
+        peer: SocketAddr,
+        /// What was called.
+        local: SocketAddr,
+    },
+    /// An application accepted plaintext from outside. While an agent takes over from an earlier one, the same may be
+    /// told twice.
+    FlowOpened {
+        /// The pod.
+        cookie: u64,
+        /// Cookie of the application's socket.
+        socket: u64,
+        /// Who called.
+        peer: SocketAddr,
+        /// What was called.
+        local: SocketAddr,
+    },
+    /// Such a connection ended.
+    FlowClosed {
+        /// The pod.
+        cookie: u64,
+        /// Cookie of the application's socket.
+        socket: u64,
+        /// Who called.
+        peer: SocketAddr,
+        /// What was called.
+        local: SocketAddr,
+        /// Bytes the application was sent.
+        received: u64,
+        /// Bytes of the application that were acknowledged.
+        sent: u64,
+    },
+    /// A connection to a captured destination was refused at `connect`.
+    ConnectRefused {
+        /// The pod.
+        cookie: u64,
+        /// Where it was to go.
+        destination: SocketAddr,
+        /// Why, in a word.
+        reason: &'static str,
+    },
+}
+
+impl KernelEvent {
+    /// Cookie of the network namespace of the pod it is about.
+    pub(crate) fn cookie(&self) -> u64 {
+        match self {
+            Self::PlaintextRefused { cookie, .. }
+            | Self::FlowOpened { cookie, .. }
+            | Self::FlowClosed { cookie, .. }
+            | Self::ConnectRefused { cookie, .. } => *cookie,
+        }
+    }
+}
+
+/// Reads what the kernel side tells.
+pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
+
+impl Events {
+    /// Needs a tokio runtime.
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        AsyncFd::new(ring).map(Self)
+    }
+
+    /// Waits for the next event. Cancelling loses nothing.
+    pub(crate) async fn next(&mut self) -> io::Result<KernelEvent> {
+        loop {
+            let mut ready = self.0.readable_mut().await?;
+            let ring = ready.get_inner_mut();
+            // An event that cannot be read is of a newer program: it is skipped.
+            let mut next = None;
+            while let Some(item) = ring.next() {
+                next = decode(&item);
+                if next.is_some() {
+                    break;
+                }
+            }
+            match next {
+                Some(event) => return Ok(event),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<KernelEvent> {
+    let event = read(bytes)?;
+    let (cookie, socket) = (event.cookie, event.socket);
+    let (local, peer) = (of_endpoint(&event.local), of_endpoint(&event.remote));
+    Some(match EventKind::from_code(event.kind)? {
+        EventKind::PlaintextRefused => KernelEvent::PlaintextRefused { cookie, peer, local },
+        EventKind::FlowOpened => KernelEvent::FlowOpened { cookie, socket, peer, local },
+        EventKind::FlowClosed => {
+            KernelEvent::FlowClosed { cookie, socket, peer, local, received: event.received, sent: event.sent }
+        }
+        EventKind::ConnectRefused => KernelEvent::ConnectRefused {
+            cookie,
+            destination: peer,
+            reason: RefusalReason::from_code(event.reason).map_or("unknown", RefusalReason::as_str),
+        },
+    })
+}
+
+fn read(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() < size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, any alignment is fine, and `Event` is `Plain`: every bit pattern is valid.
+    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warren_ebpf_abi::{Endpoint, mapped};
+
+    fn bytes(event: &Event) -> Vec<u8> {
+        // SAFETY: `Event` has no padding, so all of its bytes are initialised.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(event).cast(), size_of::<Event>()) }.to_vec()
+    }
+
+    #[test]
+    fn decodes_what_the_kernel_wrote_and_skips_what_it_does_not_know() {
+        let mut event = Event {
+            kind: EventKind::ConnectRefused as u32,
+            reason: RefusalReason::AgentAway as u32,
+            cookie: 7,
+            socket: 0,
+            local: Endpoint::NONE,
+            remote: Endpoint::new(mapped([10, 0, 0, 1]), 80),
+            received: 0,
+            sent: 0,
+        };
+        let expected = KernelEvent::ConnectRefused {
+            cookie: 7,
+            destination: SocketAddr::from(([10, 0, 0, 1], 80)),
+            reason: "agent_away",
+        };
+        assert_eq!(decode(&bytes(&event)), Some(expected));
+        event.kind = 99;
+        assert_eq!(decode(&bytes(&event)), None);
+        assert_eq!(decode(&[0; 10]), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! Capture: steers the TCP connections of enrolled pods into the agent, by eBPF and routing rules inside each pod's
+//! network namespace.
+//!
+//! [`NodeCapture`] is what the rest of the daemon sees. The kernel side is in `ebpf/`, the contract with it in
+//! `warren-ebpf-abi`.
+
+mod address;
+mod audit;
+mod bpf;
+mod captured;
+mod cgroup;
+mod cleanup;
+mod config;
+mod enrol;
+mod error;
+mod events;
+mod handles;
+mod listeners;
+mod node;
+mod object;
+mod pins;
+mod plumbing;
+mod pod;
+mod self_test;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use audit::AuditFinding;
+pub(crate) use captured::CaptureDiff;
+pub(crate) use cleanup::{CleanupConfig, CleanupReport, cleanup};
+pub(crate) use config::{CaptureConfig, Mark};
+pub(crate) use enrol::{EnrolledPod, PodSpec};
+pub(crate) use error::{CaptureError, EnrolError, EnrolStep};
+pub(crate) use events::{Events, KernelEvent};
+pub(crate) use handles::{Exemption, Heartbeat};
+pub(crate) use listeners::WorkerListeners;
+pub(crate) use node::{Counters, NodeCapture};

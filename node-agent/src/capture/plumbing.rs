@@ -1,0 +1,148 @@
+//! Rules, routes and the setting of one pod's network namespace: applied, compared, repaired, undone.
+//!
+//! A captured socket bears the mark and is bound to `lo`. The first rule leads it to a table whose only route delivers
+//! everything locally; the second answers "unreachable" should the first be missing; the `local` rule, which would
+//! otherwise come first and name the interface that owns an address, moves behind them.
+
+use std::io;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::Mark;
+use crate::sys::netlink::{Action, IpFamily, RouteSocket, Rule};
+use crate::sys::sysctl::{self, TCP_FWMARK_ACCEPT};
+
+/// The kernel's table of local addresses.
+const LOCAL_TABLE: u32 = 255;
+/// Where the kernel puts the rule of that table.
+const LOCAL_PRIORITY: u32 = 0;
+/// Where it moves.
+const MOVED_LOCAL_PRIORITY: u32 = 3;
+/// The rule that leads marked packets to our table.
+const CAPTURE_PRIORITY: u32 = 1;
+/// The rule that stops marked packets if the other is missing.
+const GUARD_PRIORITY: u32 = 2;
+
+/// What stands, or is to stand, in a pod's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plumbing {
+    mark: u32,
+    mask: u32,
+    table: u32,
+    /// Families the namespace has, with the pod's preferred source address in each.
+    families: Vec<(IpFamily, Option<IpAddr>)>,
+    /// The setting as it was before.
+    fwmark_accept: String,
+}
+
+impl Plumbing {
+    /// Reads what has to be known before anything is changed; in the namespace this thread is in.
+    pub(super) fn plan(mark: Mark, table: u32, families: &[IpFamily], ips: &[IpAddr]) -> io::Result<Self> {
+        Ok(Self {
+            mark: mark.value,
+            mask: mark.mask,
+            table,
+            families: families.iter().map(|family| (*family, source(*family, ips))).collect(),
+            fwmark_accept: sysctl::read(TCP_FWMARK_ACCEPT)?,
+        })
+    }
+
+    /// Takes over what an earlier agent wrote down about how the namespace was before it.
+    pub(super) fn inherit(&mut self, earlier: &Self) {
+        self.fwmark_accept.clone_from(&earlier.fwmark_accept);
+    }
+
+    /// Whether the rules are the same ones.
+    pub(super) fn same_rules(&self, other: &Self) -> bool {
+        (self.mark, self.mask, self.table) == (other.mark, other.mask, other.table)
+    }
+
+    /// Other addresses of the pod: other preferred sources.
+    pub(super) fn set_ips(&mut self, ips: &[IpAddr]) {
+        for (family, preferred) in &mut self.families {
+            *preferred = source(*family, ips);
+        }
+    }
+
+    /// Makes everything as it is to be; in the namespace this thread is in. It may be repeated.
+    pub(super) fn apply(&self) -> io::Result<()> {
+        sysctl::write(TCP_FWMARK_ACCEPT, "1")?;
+        let socket = RouteSocket::open()?;
+        for (family, source) in &self.families {
+            // The route first: a rule without it leads to the guard.
+            socket.set_local_default(*family, self.table, *source)?;
+            self.set_rules(&socket, *family)?;
+        }
+        Ok(())
+    }
+
+    fn set_rules(&self, socket: &RouteSocket, family: IpFamily) -> io::Result<()> {
+        for rule in [self.local(), self.guard(), self.capture()] {
+            socket.add_rule(family, rule)?;
+        }
+        if socket.rules(family)?.contains(&KERNEL_LOCAL) {
+            socket.remove_rule(family, KERNEL_LOCAL)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything as it was; in the namespace this thread is in. It may be repeated.
+    pub(super) fn undo(&self) -> io::Result<()> {
+        let socket = RouteSocket::open()?;
+        for (family, _) in &self.families {
+            socket.add_rule(*family, KERNEL_LOCAL)?;
+            let standing = socket.rules(*family)?;
+            // The kernel removes the first rule that fits, so only what stands there is named.
+            for rule in [self.capture(), self.guard(), self.local()] {
+                if standing.contains(&rule) {
+                    socket.remove_rule(*family, rule)?;
+                }
+            }
+            socket.remove_local_default(*family, self.table)?;
+        }
+        sysctl::write(TCP_FWMARK_ACCEPT, &self.fwmark_accept)
+    }
+
+    /// Says what is not as it is to be; in the namespace this thread is in.
+    pub(super) fn differences(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        if sysctl::read(TCP_FWMARK_ACCEPT)? != "1" {
+            found.push(format!("{TCP_FWMARK_ACCEPT} is not 1"));
+        }
+        let socket = RouteSocket::open()?;
+        for (family, source) in &self.families {
+            let standing = socket.rules(*family)?;
+            for (rule, name) in [(self.capture(), "capture"), (self.guard(), "guard"), (self.local(), "moved local")] {
+                if !standing.contains(&rule) {
+                    found.push(format!("{family:?}: the {name} rule is missing"));
+                }
+            }
+            if standing.contains(&KERNEL_LOCAL) {
+                found.push(format!("{family:?}: the local rule comes before the capture rule"));
+            }
+            if !socket.has_only_local_default(*family, self.table, *source)? {
+                found.push(format!("{family:?}: table {} is not what it should be", self.table));
+            }
+        }
+        Ok(found)
+    }
+
+    fn capture(&self) -> Rule {
+        Rule { priority: CAPTURE_PRIORITY, mark: Some((self.mark, self.mask)), action: Action::Table(self.table) }
+    }
+
+    fn guard(&self) -> Rule {
+        Rule { priority: GUARD_PRIORITY, mark: Some((self.mark, self.mask)), action: Action::Unreachable }
+    }
+
+    fn local(&self) -> Rule {
+        Rule { priority: MOVED_LOCAL_PRIORITY, ..KERNEL_LOCAL }
+    }
+}
+
+const KERNEL_LOCAL: Rule = Rule { priority: LOCAL_PRIORITY, mark: None, action: Action::Table(LOCAL_TABLE) };
+
+fn source(family: IpFamily, ips: &[IpAddr]) -> Option<IpAddr> {
+    ips.iter().copied().find(|ip| ip.is_ipv4() == (family == IpFamily::V4))
+}

@@ -1,0 +1,195 @@
+//! One pod's programs and maps in the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap, MapData};
+use warren_core::policy::{InboundPlan, PlainVerdict};
+use warren_ebpf_abi::{Family, ListenerKind, PodConfig, PortVerdict, listener_slot, map, program};
+
+use super::bpf::{self, BpfError, Raw, Target};
+use super::error::CaptureError;
+use super::listeners::{Placed, WorkerListeners};
+use super::object::{Attached, Loader, Object};
+use super::pins::{Pins, linked_program, make_dir, replace_link};
+use crate::sys::netns::NetNs;
+
+/// `BPF_SK_LOOKUP` of `enum bpf_attach_type`.
+const ATTACHED_LOOKUP: u32 = 36;
+/// `BPF_TCX_EGRESS`.
+const ATTACHED_EGRESS: u32 = 47;
+
+/// The programs and maps of one pod.
+pub(super) struct PodObject {
+    cookie: u64,
+    directory: PathBuf,
+    object: Object,
+    sockmap: MapData,
+    ports: HashMap<MapData, u16, u32>,
+    verdicts: HashMap<MapData, u16, u32>,
+    config: Array<MapData, Raw<PodConfig>>,
+    workers: u32,
+    /// Cookies of the listeners, by slot.
+    listeners: BTreeMap<u32, u64>,
+    /// Ids of the programs that were attached, by name.
+    programs: BTreeMap<&'static str, u32>,
+    plan: InboundPlan,
+}
+
+/// Plaintext goes to the application: the verdict before a pod is in, and after it left.
+pub(super) fn pass_all() -> InboundPlan {
+    InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new() }
+}
+
+impl PodObject {
+    /// Loads the programs; maps that an earlier agent pinned for the same namespace are taken over.
+    pub(super) fn load(loader: &mut Loader, pins: &Pins, cookie: u64, workers: u32) -> Result<Self, CaptureError> {
+        let directory = pins.pod(cookie);
+        make_dir(&directory)?;
+        let mut object = loader.pod(&directory)?;
+        Ok(Self {
+            cookie,
+            sockmap: object.map_data(map::LISTENERS)?,
+            ports: object.map(map::LISTENER_PORTS)?,
+            verdicts: object.map(map::VERDICTS)?,
+            config: object.map(map::POD_CONFIG)?,
+            object,
+            directory,
+            workers,
+            listeners: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            plan: pass_all(),
+        })
+    }
+
+    /// Hands the listeners to the kernel; programs of an earlier agent use them from then on.
+    pub(super) fn fill(&mut self, workers: &[WorkerListeners], placed: Vec<Placed>) -> Result<(), BpfError> {
+        for (worker, listeners) in (0..).zip(workers) {
+            for (slot, listener) in listeners.iter(worker) {
+                self.place(slot, listener).map_err(BpfError::map_io(map::LISTENERS))?;
+            }
+        }
+        let stale: Vec<u16> = self.ports.keys().flatten().collect();
+        for port in stale {
+            if placed.iter().all(|listener| listener.port != port) {
+                self.ports.remove(&port).map_err(BpfError::map(map::LISTENER_PORTS))?;
+            }
+        }
+        for listener in placed {
+            self.ports.insert(listener.port, listener.slot, 0).map_err(BpfError::map(map::LISTENER_PORTS))?;
+            self.listeners.insert(listener.slot, listener.cookie);
+        }
+        Ok(())
+    }
+
+    /// Puts the listener of a self-test in its place.
+    pub(super) fn place_self_test(&self, family: Family, listener: &TcpListener) -> io::Result<()> {
+        self.place(listener_slot(ListenerKind::SelfTest, family, 0), listener)
+    }
+
+    fn place(&self, slot: u32, listener: &TcpListener) -> io::Result<()> {
+        bpf::update(self.sockmap.fd().as_fd(), &slot, &u64::from(listener.as_raw_fd().cast_unsigned()))
+    }
+
+    /// Sets the verdicts on plaintext from outside. Every moment of the change has, for each port, the old or the new.
+    pub(super) fn set_plan(&mut self, plan: &InboundPlan) -> Result<(), BpfError> {
+        let old: BTreeSet<u16> = self.verdicts.keys().flatten().collect();
+        for (port, verdict) in &plan.ports {
+            let code = verdict_of(*verdict).code();
+            self.verdicts.insert(port, code, 0).map_err(BpfError::map(map::VERDICTS))?;
+        }
+        let config = PodConfig::new(self.cookie, self.workers, verdict_of(plan.default));
+        self.config.set(0, Raw(config), 0).map_err(BpfError::map(map::POD_CONFIG))?;
+        for port in old {
+            if !plan.ports.contains_key(&port) {
+                self.verdicts.remove(&port).map_err(BpfError::map(map::VERDICTS))?;
+            }
+        }
+        self.plan = plan.clone();
+        Ok(())
+    }
+
+    /// Loads the programs anew, on the same maps, and attaches them.
+    pub(super) fn reload(
+        &mut self,
+        loader: &mut Loader,
+        pins: &Pins,
+        cookie: u64,
+        netns: &NetNs,
+    ) -> Result<(), CaptureError> {
+        self.object = loader.pod(&pins.pod(cookie))?;
+        self.attach(netns)
+    }
+
+    /// Attaches the programs, in the place of those of an earlier agent.
+    pub(super) fn attach(&mut self, netns: &NetNs) -> Result<(), CaptureError> {
+        self.object.load_gate(program::GATE)?;
+        let gate = netns.enter(|| self.object.attach_gate(program::GATE)).map_err(BpfError::Query)??;
+        self.keep(gate)?;
+        let lookup = self.object.attach_lookup(program::LOOKUP, netns)?;
+        self.keep(lookup)?;
+        match self.detached(netns)?.first() {
+            Some(program) => Err(CaptureError::NotAttached { program }),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, attached: Attached) -> Result<(), CaptureError> {
+        self.programs.insert(attached.name, attached.program_id);
+        replace_link(attached.link, &self.directory.join(attached.name), attached.name)
+    }
+
+    /// Names of programs that are not where they should be.
+    pub(super) fn detached(&self, netns: &NetNs) -> Result<Vec<&'static str>, CaptureError> {
+        let lookups = bpf::attached(&Target::File(netns.as_fd()), ATTACHED_LOOKUP)?;
+        let lo = Target::Interface(warren_ebpf_abi::LOOPBACK_IFINDEX);
+        let gates = netns.enter(|| bpf::attached(&lo, ATTACHED_EGRESS)).map_err(BpfError::Query)??;
+        let places = [(program::LOOKUP, lookups), (program::GATE, gates)];
+        Ok(places
+            .into_iter()
+            .filter(|(name, running)| {
+                let pinned = linked_program(&self.directory.join(name), name).ok();
+                let wanted = self.programs.get(name).copied();
+                wanted.is_none() || pinned != wanted || wanted.is_none_or(|id| !running.contains(&id))
+            })
+            .map(|(name, _)| name)
+            .collect())
+    }
+
+    /// Slots whose listener is not the one that was handed out.
+    pub(super) fn lost_listeners(&self) -> Result<Vec<u32>, BpfError> {
+        let mut lost = Vec::new();
+        for (slot, cookie) in &self.listeners {
+            let standing = bpf::lookup_u64(self.sockmap.fd().as_fd(), slot);
+            if standing.map_err(BpfError::map_io(map::LISTENERS))? != Some(*cookie) {
+                lost.push(*slot);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Whether the verdicts in the kernel are those that were set.
+    pub(super) fn plan_differs(&self) -> Result<bool, BpfError> {
+        let config = self.config.get(&0, 0).map_err(BpfError::map(map::POD_CONFIG))?;
+        let wanted = PodConfig::new(self.cookie, self.workers, verdict_of(self.plan.default));
+        let standing: BTreeMap<u16, u32> = self.verdicts.iter().flatten().collect();
+        let ports = self.plan.ports.iter().map(|(port, verdict)| (*port, verdict_of(*verdict).code()));
+        Ok(config != Raw(wanted) || !standing.into_iter().eq(ports))
+    }
+
+    /// The verdicts that were set last.
+    pub(super) fn plan(&self) -> &InboundPlan {
+        &self.plan
+    }
+}
+
+fn verdict_of(verdict: PlainVerdict) -> PortVerdict {
+    match verdict {
+        PlainVerdict::Pass => PortVerdict::Pass,
+        PlainVerdict::Agent => PortVerdict::Agent,
+        PlainVerdict::Refuse => PortVerdict::Refuse,
+    }
+}

@@ -1,0 +1,118 @@
+//! What a later agent, or a cleanup, has to know: a small file in the run directory, written before each change.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use warren_ebpf_abi::ABI_VERSION;
+
+use super::error::CaptureError;
+use super::plumbing::Plumbing;
+
+/// Number of this file's form.
+const VERSION: u32 = 1;
+const FILE: &str = "capture.json";
+const LOCK: &str = "capture.lock";
+
+/// A pod as it was enrolled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) uid: String,
+    pub(super) netns: PathBuf,
+    pub(super) plumbing: Plumbing,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    abi: u32,
+    /// By cookie of the network namespace.
+    pods: BTreeMap<u64, Record>,
+}
+
+/// The state file of a node, held by one process at a time.
+#[derive(Debug)]
+pub(super) struct State {
+    path: PathBuf,
+    pods: BTreeMap<u64, Record>,
+    _lock: Flock<File>,
+}
+
+impl State {
+    /// Reads the file, if there is one, and keeps others away from it.
+    pub(super) fn open(run_dir: &Path, node: &str) -> Result<Self, CaptureError> {
+        super::pins::make_dir(run_dir)?;
+        let lock = lock(&run_dir.join(LOCK), node)?;
+        let path = run_dir.join(FILE);
+        let pods = read(&path)?;
+        Ok(Self { path, pods, _lock: lock })
+    }
+
+    /// Pods that were written down, by cookie.
+    pub(super) fn pods(&self) -> &BTreeMap<u64, Record> {
+        &self.pods
+    }
+
+    /// Writes a pod down.
+    pub(super) fn insert(&mut self, cookie: u64, record: Record) -> Result<(), CaptureError> {
+        if self.pods.get(&cookie) == Some(&record) {
+            return Ok(());
+        }
+        self.pods.insert(cookie, record);
+        self.save()
+    }
+
+    /// Strikes a pod out.
+    pub(super) fn remove(&mut self, cookie: u64) -> Result<(), CaptureError> {
+        if self.pods.remove(&cookie).is_none() {
+            return Ok(());
+        }
+        self.save()
+    }
+
+    /// Removes the file and the lock.
+    pub(super) fn delete(self) -> Result<(), CaptureError> {
+        for path in [self.path.clone(), self.path.with_file_name(LOCK)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CaptureError::file(path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the file in one step, so that a crash leaves the old one or the new one.
+    fn save(&self) -> Result<(), CaptureError> {
+        let content = Content { version: VERSION, abi: ABI_VERSION, pods: self.pods.clone() };
+        let fresh = self.path.with_extension("new");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&fresh)?;
+            serde_json::to_writer(&mut file, &content)?;
+            file.flush()?;
+            fs::rename(&fresh, &self.path)
+        };
+        write().map_err(CaptureError::file(&self.path))
+    }
+}
+
+fn lock(path: &Path, node: &str) -> Result<Flock<File>, CaptureError> {
+    let file = File::create(path).map_err(CaptureError::file(path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| CaptureError::Busy { node: node.to_owned(), lock: path.to_owned() })
+}
+
+fn read(path: &Path) -> Result<BTreeMap<u64, Record>, CaptureError> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        other => other.map_err(CaptureError::file(path))?,
+    };
+    let content: Content = serde_json::from_slice(&text).map_err(|error| CaptureError::file(path)(error.into()))?;
+    if content.version == VERSION {
+        return Ok(content.pods);
+    }
+    let reason = format!("form {} is not known to this version, which writes {VERSION}", content.version);
+    Err(CaptureError::file(path)(io::Error::new(io::ErrorKind::InvalidData, reason)))
+}

@@ -1,0 +1,4 @@
+//! Experiments with the kernel: each makes its own network namespaces, a node and pods in them, and needs root.
+
+mod bed;
+mod enrolment;

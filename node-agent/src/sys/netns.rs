@@ -1,0 +1,72 @@
+//! Network namespaces: known by an open file, so that a path that is reused is never taken for the one it was.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
+
+use super::socket;
+
+/// An open network namespace.
+#[derive(Debug)]
+pub(crate) struct NetNs {
+    file: File,
+    cookie: u64,
+    path: PathBuf,
+}
+
+impl NetNs {
+    /// Opens the namespace at `path` and reads its cookie.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut namespace = Self { file: File::open(path)?, cookie: 0, path: path.to_owned() };
+        namespace.cookie = namespace.enter(current_cookie)??;
+        Ok(namespace)
+    }
+
+    /// The number the kernel gives this namespace and no other, ever.
+    pub(crate) fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Where it was opened.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` with this thread inside the namespace.
+    ///
+    /// A thread that cannot come back would run everything after it in the wrong namespace: the process is aborted.
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        let home = File::open("/proc/thread-self/ns/net")?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        let _guard = Home(home);
+        Ok(work())
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Leads the thread back when dropped, also when `work` panics.
+struct Home(File);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%error, "cannot return to the agent's network namespace");
+            std::process::abort();
+        }
+    }
+}
+
+/// Cookie of the namespace this thread is in.
+pub(crate) fn current_cookie() -> io::Result<u64> {
+    let probe = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket::netns_cookie(probe.as_fd())
+}
