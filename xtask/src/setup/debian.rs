@@ -43,7 +43,9 @@ pub(crate) fn install(workspace: &Workspace, names: &[&str]) -> Result<()> {
     // A package that conflicts with one that is installed is refused rather than replaces it.
     command.args(["install", "--yes", "--no-install-recommends", "--no-remove"]);
     command.args(["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]);
-    process::step(&format!("apt-get install {}", names.join(" ")), &logs.join("apt-install.log"), command.args(names))
+    eprintln!("  packages: {}", names.join(" "));
+    let title = format!("apt-get install ({} packages and what they need)", names.len());
+    process::step(&title, &logs.join("apt-install.log"), command.args(names))
 }
 
 fn apt() -> std::process::Command {

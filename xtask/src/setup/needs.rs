@@ -42,7 +42,7 @@ pub(crate) struct Need {
 }
 
 /// How a need is met where it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Remedy {
     /// Debian packages.
     Packages(&'static [&'static str]),
@@ -50,8 +50,8 @@ pub(crate) enum Remedy {
     Crate(CrateInstall),
     /// Components of rustup's toolchain.
     Components(&'static [&'static str]),
-    /// A file system to be mounted: type and directory.
-    Mount { kind: &'static str, at: &'static str },
+    /// A file system to be mounted: its type, and the directory that suits this machine.
+    Mount { kind: &'static str, at: fn() -> &'static str },
 }
 
 /// A program that `cargo install` brings.
@@ -106,14 +106,14 @@ pub(crate) const NEEDS: &[Need] = &[
         why: "the capture programs are attached at its root (beside a v1 hierarchy is fine)",
         group: Group::Demo,
         met: || mounted("cgroup2", None),
-        remedy: Remedy::Mount { kind: "cgroup2", at: "/sys/fs/cgroup/unified" },
+        remedy: Remedy::Mount { kind: "cgroup2", at: cgroup2_place },
     },
     Need {
         what: "bpf file system",
         why: "keeps the capture programs when the agent is away",
         group: Group::Demo,
-        met: || mounted("bpf", Some("/sys/fs/bpf")),
-        remedy: Remedy::Mount { kind: "bpf", at: "/sys/fs/bpf" },
+        met: || mounted("bpf", Some(BPF_PLACE)),
+        remedy: Remedy::Mount { kind: "bpf", at: || BPF_PLACE },
     },
     Need {
         what: "ip, nsenter",
@@ -209,6 +209,14 @@ pub(crate) const NEEDS: &[Need] = &[
         }),
     },
 ];
+
+const BPF_PLACE: &str = "/sys/fs/bpf";
+
+/// Where v1 hierarchies are mounted, v2 stands beside them; else it is the only one.
+fn cgroup2_place() -> &'static str {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if is_mounted(&mounts, "tmpfs", Some("/sys/fs/cgroup")) { "/sys/fs/cgroup/unified" } else { "/sys/fs/cgroup" }
+}
 
 /// Installed is not enough: it must find the LLVM it was linked with.
 fn bpf_linker_runs() -> bool {

@@ -58,7 +58,7 @@ pub(crate) fn plan(missing: &[&Need]) -> Vec<Action> {
                 rest.push(Action::Crate(install));
             }
             Remedy::Components(names) => rest.push(Action::Components(names)),
-            Remedy::Mount { kind, at } => rest.push(Action::Mount { kind, at }),
+            Remedy::Mount { kind, at } => rest.push(Action::Mount { kind, at: at() }),
         }
     }
     packages.sort_unstable();
