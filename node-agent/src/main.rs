@@ -1,2 +1,68 @@
 //! `warren`: the node agent and the operator's command line.
-fn main() {}
+
+mod agent;
+mod budget;
+mod capture;
+mod cli;
+mod command;
+mod config;
+mod ended;
+mod exit;
+mod http;
+mod inbound;
+mod judge;
+mod outbound;
+mod shared;
+mod status;
+mod sys;
+mod worker;
+mod world_file;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::task::LocalSet;
+
+use crate::cli::{AgentAction, AgentCommand, Cli, Command};
+use crate::config::Config;
+use crate::exit::{Exit, Fatal};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Agent(agent) => match *agent {
+            AgentCommand { action: Some(AgentAction::Cleanup(args)), .. } => command::cleanup::run(&args),
+            AgentCommand { run: Some(args), .. } => run_agent(args),
+            // clap has asked for the flags by then.
+            AgentCommand { action: None, run: None } => Ok(()),
+        },
+        Command::Status(args) => block_on(command::status::run(args)),
+        Command::Ca(ca) => command::ca::run(ca.action),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal { exit, message }) => {
+            eprintln!("warren: {message}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn run_agent(args: cli::AgentArgs) -> Result<(), Fatal> {
+    log_to_stderr(&args.log, args.log_json);
+    let config = Config::new(args).map_err(|error| Fatal::new(Exit::Usage, "configuration", &error))?;
+    block_on(agent::run(config))
+}
+
+fn log_to_stderr(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.init() }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Fatal>>) -> Result<T, Fatal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::new(Exit::Runtime, "cannot start the runtime", &error))?;
+    LocalSet::new().block_on(&runtime, work)
+}

@@ -42,6 +42,10 @@ pub struct Limits {
     /// Bytes of one stream that may wait inside HTTP/2 before they are written
     /// to TCP.
     pub send_buffer: usize,
+    /// What unread small DATA frames of one connection may cost before h2 ends
+    /// it (256 bytes less their length each). The copy loop empties h2 at once,
+    /// so only a burst within one read counts.
+    pub small_frame_budget: usize,
     /// One read from the application at most.
     pub read_size: usize,
     /// Whether client bytes follow CONNECT without waiting for the 200.
@@ -51,8 +55,7 @@ pub struct Limits {
     /// After the peer reset a stream: how long bytes already received may still
     /// flow to an application that reads slowly, before it sees the reset.
     pub reset_flush: Duration,
-    /// Bytes of the kernel's own buffer per socket are not counted here.
-    /// Connections (streams) held while their pod has no SVID yet, per pod.
+    /// Connections held while their pod has no SVID yet, per pod.
     pub held_for_svid: usize,
     /// How long a connection is held for an SVID.
     pub svid_wait: Duration,
@@ -82,6 +85,7 @@ impl Default for Limits {
             client_header_list: 16 * 1024,
             server_header_list: 64 * 1024,
             send_buffer: 400 * 1024,
+            small_frame_budget: 64 * 1024 * 1024,
             read_size: 256 * 1024,
             early_data: true,
             early_data_limit: 64 * 1024,

@@ -4,6 +4,7 @@
 //! The callers see [`copy`], [`copy_plain`] and [`CopyOutcome`] only; how bytes
 //! move behind them may change.
 
+mod backlog;
 mod buffer;
 mod plain;
 mod tunnel;

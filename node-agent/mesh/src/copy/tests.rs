@@ -214,6 +214,24 @@ fn a_slow_reader_holds_the_sender_back() {
 }
 
 #[test]
+fn a_slow_reader_of_small_messages_costs_nobody_the_tunnel() {
+    on_worker(async {
+        let mut line = line(Limits { small_frame_budget: 256 * 1000, ..Limits::default() }).await;
+        const MESSAGES: usize = 20_000;
+        for _ in 0..MESSAGES {
+            line.client.write_all(&[9; 64]).await.unwrap();
+            // One frame each.
+            tokio::task::yield_now().await;
+        }
+        line.client.shutdown().await.unwrap();
+        line.server.shutdown().await.unwrap();
+        let got = receive(&mut line.server).await;
+        assert!(got.len() == MESSAGES * 64 && got.iter().all(|byte| *byte == 9));
+        assert_eq!(line.client_end.await.unwrap().end, CopyEnd::Clean);
+    });
+}
+
+#[test]
 fn a_cancelled_connection_is_reset_at_both_ends() {
     on_worker(async {
         let live = LiveRegistry::default();

@@ -16,6 +16,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::backlog::Backlog;
 use super::buffer::ReadBuffer;
 use super::{ByteCounts, CopyEnd, CopyOutcome, is_reset, reset_on_close};
 use crate::hbone::HboneStream;
@@ -166,24 +167,54 @@ async fn capacity(app: &ReadHalf<'_>, send: &mut SendStream<Bytes>, wanted: usiz
 
 /// Tunnel → application.
 async fn down(recv: &mut RecvStream, mut app: WriteHalf<'_>, bytes: &ByteCounts) -> Result<(), CopyEnd> {
-    while let Some(chunk) = recv.data().await {
-        let mut chunk = match chunk {
-            Ok(chunk) => chunk,
-            // The peer is done with the stream and found no fault with it.
-            Err(error) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => break,
-            Err(error) => return Err(broken(&error)),
-        };
-        let length = chunk.len();
-        app.write_all_buf(&mut chunk).await.map_err(|e| app_error(&e))?;
-        bytes.add_to_app(length);
-        // Fails only if the stream is over; the next read says so.
-        let _ = recv.flow_control().release_capacity(length);
+    let mut backlog = Backlog::default();
+    let mut open = true;
+    while open || !backlog.is_empty() {
+        // What has arrived comes first: many small frames make one write.
+        tokio::select! {
+            biased;
+            chunk = recv.data(), if open && backlog.fits_one_write() => match chunk {
+                Some(Ok(chunk)) => backlog.push(chunk),
+                None => open = false,
+                // The peer is done with the stream and found no fault with it.
+                Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => open = false,
+                Some(Err(error)) => return Err(flushed(error, backlog, &mut app, bytes).await),
+            },
+            ready = app.writable(), if !backlog.is_empty() => {
+                ready.map_err(|e| app_error(&e))?;
+                match backlog.try_write(&app) {
+                    Ok(written) => {
+                        bytes.add_to_app(written);
+                        // Fails only if the stream is over; the next read says so.
+                        let _ = recv.flow_control().release_capacity(written);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(app_error(&error)),
+                }
+            }
+        }
     }
     match app.shutdown().await {
         // The application has closed already: nobody misses the FIN.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         outcome => outcome.map_err(|e| app_error(&e)),
     }
+}
+
+/// The tunnel broke: what had arrived before still goes to an application that
+/// takes it in reasonable time, as it would from the kernel.
+async fn flushed(error: h2::Error, mut backlog: Backlog, app: &mut WriteHalf<'_>, bytes: &ByteCounts) -> CopyEnd {
+    let flush = async {
+        while !backlog.is_empty() && app.writable().await.is_ok() {
+            match backlog.try_write(app) {
+                Ok(written) => bytes.add_to_app(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    flush.await;
+    broken(&error)
 }
 
 fn app_error(error: &io::Error) -> CopyEnd {

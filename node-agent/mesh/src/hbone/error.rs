@@ -82,6 +82,7 @@ impl TunnelError {
     pub fn response_flag(&self) -> ResponseFlag {
         match self {
             Self::DialTimeout => ResponseFlag::NetworkPolicy,
+            Self::Handshake(HandshakeFailure::Revoked) => ResponseFlag::CertRevoked,
             Self::Handshake(_) => ResponseFlag::TlsFailure,
             Self::Http2 { .. } | Self::PeerDead => ResponseFlag::H2HandshakeFailure,
             Self::Refused(StatusCode::UNAUTHORIZED) => ResponseFlag::Deny,

@@ -69,6 +69,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_frame_size(limits.max_frame_size)
         .max_header_list_size(limits.server_header_list)
         .max_concurrent_streams(limits.server_max_streams)
+        .data_frame_budget(limits.small_frame_budget)
         .max_send_buffer_size(limits.send_buffer);
     builder
 }

@@ -153,6 +153,7 @@ fn builder(limits: &Limits) -> h2::client::Builder {
         .initial_connection_window_size(limits.connection_window)
         .max_frame_size(limits.max_frame_size)
         .max_header_list_size(limits.client_header_list)
+        .data_frame_budget(limits.small_frame_budget)
         .max_send_buffer_size(limits.send_buffer)
         .initial_max_send_streams(limits.pool_streams_per_connection)
         .enable_push(false);

@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use warren_core::identity::SpiffeId;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -154,7 +154,7 @@ fn issuer_is_missing(bundle: &TrustBundle, leaf: &LeafFacts, intermediates: &[Ce
 }
 
 fn only_tls13() -> Error {
-    Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic)
+    Error::General("TLS 1.2 is not spoken here".into())
 }
 
 impl ServerCertVerifier for PeerVerifier {

@@ -1,0 +1,292 @@
+//! Connections in clear that run between a pod's own sockets, without the agent: those the kernel lets in because the
+//! pod is PERMISSIVE and has no policies, and those older than the pod's enrolment.
+//!
+//! They are recorded, listed and judged like all others; what ends one is not a closed socket of ours but the kernel.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use warren_core::identity::PodUid;
+use warren_core::policy::Connection;
+use warren_core::route::is_own_port;
+use warren_core::world::Pod;
+use warren_mesh::copy::{CopyEnd, CopyOutcome};
+use warren_mesh::live::{Cancel, CancelReason, LiveGuard};
+use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
+
+use crate::capture::KernelEvent;
+use crate::judge::cancelled_by;
+use crate::shared::{LiveConnection, LocalPod, Shared, Transport};
+use crate::sys::sock_diag::{self, TcpConnection};
+
+/// A flow as long as it is known to be open.
+struct Flow {
+    record: ConnectionRecord,
+    live: LiveGuard<LiveConnection>,
+    cancel: Cancel,
+    local: Arc<LocalPod>,
+}
+
+/// All flows of this node, by pod and socket cookie.
+pub(crate) struct KernelFlows {
+    shared: Arc<Shared>,
+    flows: BTreeMap<(PodUid, u64), Flow>,
+}
+
+/// One flow, as the kernel told of it.
+struct Seen {
+    socket: u64,
+    peer: SocketAddr,
+    local: SocketAddr,
+    direction: Direction,
+    transport: Transport,
+}
+
+impl KernelFlows {
+    /// No flows yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, flows: BTreeMap::new() }
+    }
+
+    /// Takes in what a pod had open in clear when it was enrolled.
+    pub(crate) fn adopt(&mut self, pod: &Arc<Pod>, local: &Arc<LocalPod>) {
+        let found = local.netns.enter(|| Ok((sock_diag::tcp_connections()?, sock_diag::listening_ports()?)));
+        let (connections, listening) = match found.and_then(|found: std::io::Result<_>| found) {
+            Ok(found) => found,
+            Err(error) => {
+                return tracing::warn!(%error, pod = %pod.uid, "cannot list the pod's earlier connections");
+            }
+        };
+        for connection in connections {
+            if !self.is_clear_text(&connection) {
+                continue;
+            }
+            let direction = match listening.contains(&connection.local.port()) {
+                true => Direction::Inbound,
+                false => Direction::Outbound,
+            };
+            let seen = Seen {
+                socket: connection.cookie,
+                peer: connection.remote,
+                local: connection.local,
+                direction,
+                transport: Transport::PreEnrolment,
+            };
+            self.open(pod, local, seen);
+        }
+        self.end_cancelled();
+    }
+
+    /// Not captured, not the agent's, and not within the pod.
+    fn is_clear_text(&self, connection: &TcpConnection) -> bool {
+        let mark = self.shared.mark;
+        connection.mark & mark.mask != mark.value
+            && !connection.local.ip().is_loopback()
+            && connection.local.ip() != connection.remote.ip()
+            && !is_own_port(connection.local.port())
+            && !is_own_port(connection.remote.port())
+    }
+
+    /// Takes in what the kernel tells of a pod.
+    pub(crate) fn event(&mut self, pod: &Arc<Pod>, local_pod: &Arc<LocalPod>, event: KernelEvent) {
+        match event {
+            KernelEvent::FlowOpened { socket, peer, local, .. } => {
+                let (direction, transport) = (Direction::Inbound, Transport::Kernel);
+                self.open(pod, local_pod, Seen { socket, peer, local, direction, transport });
+                self.end_cancelled();
+            }
+            KernelEvent::FlowClosed { socket, received, sent, .. } => {
+                self.close(&pod.uid, socket, received, sent);
+            }
+            KernelEvent::PlaintextRefused { peer, local, .. } => self.refused(pod, peer, local),
+            KernelEvent::ConnectRefused { destination, reason, .. } => {
+                self.connect_refused(pod, destination, reason);
+            }
+        }
+    }
+
+    /// Ends the flows that were told to end since the last call.
+    pub(crate) fn end_cancelled(&mut self) {
+        let ended: Vec<_> = self
+            .flows
+            .iter()
+            .filter_map(|(key, flow)| flow.cancel.reason().map(|reason| (key.clone(), reason)))
+            .collect();
+        for (key, reason) in ended {
+            let Some(flow) = self.flows.remove(&key) else { continue };
+            if let Err(error) = destroy(&flow.local, key.1) {
+                tracing::error!(%error, pod = %key.0, "cannot end a connection that is no longer allowed");
+            }
+            finish(flow.record, CopyEnd::Cancelled(reason));
+        }
+    }
+
+    /// Forgets flows that ended without the kernel telling, as those older than the enrolment do.
+    pub(crate) fn prune(&mut self) {
+        let mut open: BTreeMap<PodUid, Vec<u64>> = BTreeMap::new();
+        for ((uid, _), flow) in &self.flows {
+            if !open.contains_key(uid) {
+                let listed = flow.local.netns.enter(sock_diag::tcp_connections).and_then(|listed| listed);
+                // A namespace that cannot be listed is gone, and its connections with it.
+                let cookies = listed.unwrap_or_default().iter().map(|connection| connection.cookie).collect();
+                open.insert(uid.clone(), cookies);
+            }
+        }
+        let gone: Vec<_> = self
+            .flows
+            .keys()
+            .filter(|(uid, socket)| !open.get(uid).is_some_and(|cookies| cookies.contains(socket)))
+            .cloned()
+            .collect();
+        for key in gone {
+            if let Some(flow) = self.flows.remove(&key) {
+                finish(flow.record, CopyEnd::Clean);
+            }
+        }
+    }
+
+    /// Forgets a pod that left; its flows are no longer the agent's business.
+    pub(crate) fn forget(&mut self, uid: &PodUid) {
+        let keys: Vec<_> = self.flows.keys().filter(|(of, _)| of == uid).cloned().collect();
+        for key in keys {
+            if let Some(flow) = self.flows.remove(&key) {
+                finish(flow.record, CopyEnd::Cancelled(CancelReason::PodGone));
+            }
+        }
+    }
+
+    fn open(&mut self, pod: &Arc<Pod>, local: &Arc<LocalPod>, seen: Seen) {
+        let key = (pod.uid.clone(), seen.socket);
+        if self.flows.contains_key(&key) {
+            return;
+        }
+        let (source, destination) = match seen.direction {
+            Direction::Inbound => (seen.peer, seen.local),
+            Direction::Outbound => (seen.local, seen.peer),
+        };
+        let mut record = self.record(pod, seen.direction, source, destination);
+        record.set_route(seen.transport.as_str());
+        let (live, cancel) = self.shared.live.register(LiveConnection {
+            pod: pod.uid.clone(),
+            direction: seen.direction,
+            transport: seen.transport,
+            source,
+            destination,
+            source_identity: None,
+            destination_identity: None,
+            policy: OnceLock::new(),
+            opened: Instant::now(),
+        });
+        if seen.direction == Direction::Inbound {
+            self.judge(pod, &mut record, &live, source, destination);
+        }
+        record.established();
+        self.flows.insert(key, Flow { record, live, cancel, local: local.clone() });
+    }
+
+    /// The kernel's verdict may be older than the policy in force.
+    fn judge(
+        &self,
+        pod: &Arc<Pod>,
+        record: &mut ConnectionRecord,
+        live: &LiveGuard<LiveConnection>,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) {
+        let world = self.shared.world.load();
+        let decision = world.policy().decide(&Connection {
+            source: None,
+            source_ip: source.ip(),
+            destination: world.pod(&pod.uid).unwrap_or(pod),
+            destination_ip: destination.ip(),
+            destination_port: destination.port(),
+        });
+        match decision {
+            Ok(permit) => {
+                record.set_policy(permit.policy());
+                let _ = live.info().policy.set(permit.policy().to_string());
+                self.shared.plaintext_seen(pod, source, destination, "pass");
+            }
+            Err(denial) => {
+                self.shared.plaintext_seen(pod, source, destination, "refused");
+                self.shared.live.cancel(live.id(), cancelled_by(&denial));
+            }
+        }
+    }
+
+    fn close(&mut self, uid: &PodUid, socket: u64, received: u64, sent: u64) {
+        if let Some(flow) = self.flows.remove(&(uid.clone(), socket)) {
+            flow.record.bytes().set(received, sent);
+            finish(flow.record, CopyEnd::Clean);
+            drop(flow.live);
+        }
+    }
+
+    fn refused(&self, pod: &Arc<Pod>, peer: SocketAddr, local: SocketAddr) {
+        let world = self.shared.world.load();
+        let decision = world.policy().decide(&Connection {
+            source: None,
+            source_ip: peer.ip(),
+            destination: pod,
+            destination_ip: local.ip(),
+            destination_port: local.port(),
+        });
+        let (reason, policy) = match decision {
+            Err(denial) => (denial.to_string(), denial.policy.map(|policy| policy.to_string())),
+            Ok(_) => ("plaintext was refused by the policy in force at that moment".to_owned(), None),
+        };
+        self.shared.plaintext_seen(pod, peer, local, "refused");
+        let mut record = self.record(pod, Direction::Inbound, peer, local);
+        record.set_route("kernel");
+        record.deny(reason, policy);
+    }
+
+    fn connect_refused(&self, pod: &Arc<Pod>, destination: SocketAddr, reason: &str) {
+        let source = SocketAddr::new(pod.ips.first().copied().unwrap_or(destination.ip()), 0);
+        let mut record = self.record(pod, Direction::Outbound, source, destination);
+        record.set_route("none");
+        record.fail(ResponseFlag::Connect, format!("refused at connect: {reason}"));
+    }
+
+    fn record(
+        &self,
+        pod: &Arc<Pod>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> ConnectionRecord {
+        let world = self.shared.world.load();
+        let by_address = |addr: SocketAddr| world.pod_by_ip(addr.ip()).map(|pod| WorkloadFacts::of(pod, &world.mesh));
+        let own = Some(WorkloadFacts::of(pod, &world.mesh));
+        let (from, to) = match direction {
+            Direction::Inbound => (by_address(source), own),
+            Direction::Outbound => (own, by_address(destination)),
+        };
+        let facts = ConnectionFacts {
+            connection_id: self.shared.telemetry.connection_id(),
+            direction,
+            source: from,
+            destination: to,
+            src_addr: source,
+            dst_addr: destination,
+            service: None,
+        };
+        ConnectionRecord::open(&self.shared.telemetry, facts)
+    }
+}
+
+fn finish(record: ConnectionRecord, end: CopyEnd) {
+    let bytes = record.bytes().clone();
+    record.finish(&CopyOutcome { to_app: bytes.to_app(), to_tunnel: bytes.to_tunnel(), end });
+}
+
+fn destroy(local: &LocalPod, socket: u64) -> std::io::Result<()> {
+    local.netns.enter(|| {
+        for connection in sock_diag::tcp_connections()?.iter().filter(|connection| connection.cookie == socket) {
+            sock_diag::destroy(connection)?;
+        }
+        Ok(())
+    })?
+}

@@ -1,0 +1,55 @@
+//! The agent's gauges about itself, set when metrics are read.
+
+use warren_mesh::telemetry::{FloatGauge, Metrics};
+
+use super::board::{Notes, PodState};
+use crate::budget::Budget;
+
+/// Handles of the gauges, registered once.
+#[derive(Clone)]
+pub(crate) struct Gauges {
+    uncovered: FloatGauge,
+    enrolled: FloatGauge,
+    world_age: FloatGauge,
+    rejected: FloatGauge,
+    descriptors: FloatGauge,
+    descriptor_limit: FloatGauge,
+    resident: FloatGauge,
+}
+
+impl Gauges {
+    /// Registers the gauges.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        Self {
+            uncovered: metrics.gauge("warren_uncovered_pods", "Local pods of the mesh that are not captured"),
+            enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
+            world_age: metrics.gauge("warren_world_age_seconds", "Time since the world in force was loaded"),
+            rejected: metrics.gauge("warren_rejected_documents", "Documents of the world that were refused"),
+            descriptors: metrics.gauge("warren_connection_descriptors", "File descriptors in use by connections"),
+            descriptor_limit: metrics
+                .gauge("warren_connection_descriptors_limit", "File descriptors that connections may use"),
+            resident: metrics.gauge("warren_resident_memory_bytes", "Resident memory of the agent"),
+        }
+    }
+
+    /// Sets every gauge to what is true now.
+    pub(crate) fn refresh(&self, notes: &Notes, budget: &Budget) {
+        let count = |wanted: fn(&PodState) -> bool| notes.pods.iter().filter(|entry| wanted(&entry.state)).count();
+        self.uncovered.set(count(|state| matches!(state, PodState::Failed(_))) as f64);
+        self.enrolled.set(count(|state| *state == PodState::Enrolled) as f64);
+        self.world_age.set(notes.world_loaded.map_or(0.0, |loaded| loaded.elapsed().as_secs_f64()));
+        self.rejected.set(notes.rejections.len() as f64);
+        self.descriptors.set(budget.used() as f64);
+        self.descriptor_limit.set(budget.total() as f64);
+        self.resident.set(resident_bytes());
+    }
+}
+
+/// Resident memory, as /proc/self/statm has it.
+fn resident_bytes() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.unwrap_or(0.0) * page as f64
+}

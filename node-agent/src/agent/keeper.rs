@@ -1,0 +1,236 @@
+//! The pod keeper: makes the pods that are captured and served be the pods that the world wants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use warren_core::enrolment::{self, ActualPod, DesiredPod, EnrolCommand};
+use warren_core::identity::PodUid;
+use warren_core::world::{Pod, World};
+use warren_mesh::identity::SvidSource;
+use warren_mesh::live::CancelReason;
+
+use super::board::{PodEntry, PodState};
+use super::flows::KernelFlows;
+use crate::capture::{EnrolledPod, NodeCapture, PodSpec};
+use crate::shared::{LocalPod, Shared};
+use crate::status::PodError;
+use crate::sys::netns::NetNs;
+use crate::worker::{Worker, WorkerCommand};
+
+/// First pause before a failed enrolment is tried again; it doubles up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest pause.
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// A pod that is captured and served.
+struct Enrolled {
+    pod: Arc<Pod>,
+    local: Arc<LocalPod>,
+    desired: DesiredPod,
+    leaving: bool,
+}
+
+/// A pod that could not be enrolled.
+struct Failed {
+    pod: Arc<Pod>,
+    error: PodError,
+    pause: Duration,
+    again: Instant,
+}
+
+/// Keeps pods, kernel objects, identities and workers in step.
+pub(crate) struct Keeper {
+    node: String,
+    shared: Arc<Shared>,
+    pub(crate) capture: NodeCapture,
+    source: Arc<dyn SvidSource>,
+    pub(crate) workers: Vec<Worker>,
+    enrolled: BTreeMap<PodUid, Enrolled>,
+    failed: BTreeMap<PodUid, Failed>,
+}
+
+impl Keeper {
+    /// A keeper of no pods yet.
+    pub(crate) fn new(
+        node: String,
+        shared: Arc<Shared>,
+        capture: NodeCapture,
+        source: Arc<dyn SvidSource>,
+        workers: Vec<Worker>,
+    ) -> Self {
+        Self { node, shared, capture, source, workers, enrolled: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Enrols, updates and withdraws until the pods are as the world in force wants them. Called after every change of
+    /// the world and from time to time, because a namespace can be replaced behind the same path.
+    pub(crate) fn reconcile(&mut self, flows: &mut KernelFlows) {
+        let world = self.shared.world.load_full();
+        let desired: Vec<DesiredPod> = world.local_pods(&self.node).filter_map(|pod| desired(pod, &world)).collect();
+        let actual: Vec<ActualPod> = self.enrolled.values().filter(|one| !one.leaving).map(Enrolled::actual).collect();
+        self.failed.retain(|uid, _| desired.iter().any(|want| want.pod.uid == *uid));
+        for command in enrolment::plan(&desired, &actual) {
+            match command {
+                EnrolCommand::Enrol(want) => self.enrol(want, flows),
+                EnrolCommand::Update(want) => self.update(want),
+                EnrolCommand::Withdraw(uid) => self.withdraw(&uid, &world, flows),
+            }
+        }
+        for want in &desired {
+            if let Some(one) = self.enrolled.get_mut(&want.pod.uid) {
+                one.pod = want.pod.clone();
+            }
+        }
+        self.finish_leaving(flows);
+        let wanted = |uid: &PodUid| desired.iter().any(|want| want.pod.uid == *uid);
+        if let Err(error) = self.capture.settle(wanted) {
+            tracing::error!(%error, "what an earlier agent left could not be let go completely");
+        }
+    }
+
+    /// The pods for the board.
+    pub(crate) fn entries(&self) -> Vec<PodEntry> {
+        let enrolled = self.enrolled.values().map(|one| PodEntry {
+            pod: one.pod.clone(),
+            local: Some(one.local.clone()),
+            state: if one.leaving { PodState::Leaving } else { PodState::Enrolled },
+        });
+        let failed = self.failed.values().map(|one| PodEntry {
+            pod: one.pod.clone(),
+            local: None,
+            state: PodState::Failed(one.error.clone()),
+        });
+        enrolled.chain(failed).collect()
+    }
+
+    /// The pod with this namespace cookie.
+    pub(crate) fn by_cookie(&self, cookie: u64) -> Option<(&Arc<Pod>, &Arc<LocalPod>)> {
+        let one = self.enrolled.values().find(|one| one.local.netns.cookie() == cookie)?;
+        Some((&one.pod, &one.local))
+    }
+
+    fn enrol(&mut self, want: DesiredPod, flows: &mut KernelFlows) {
+        let uid = want.pod.uid.clone();
+        // A pod that was leaving and is wanted again starts anew: its old rules and listeners go first.
+        if self.enrolled.contains_key(&uid) {
+            self.forget(&uid, flows);
+        }
+        let pause = match self.failed.get(&uid) {
+            Some(failed) if failed.again > Instant::now() => return,
+            Some(failed) => (failed.pause * 2).min(RETRY_MOST),
+            None => RETRY_FIRST,
+        };
+        let spec =
+            PodSpec { uid: uid.clone(), netns: want.netns.clone(), ips: want.pod.ips.clone(), plan: want.plan.clone() };
+        let started = Instant::now();
+        match self.capture.enrol(&spec) {
+            Ok(enrolled) => {
+                tracing::info!(pod = %name(&want.pod), took = ?started.elapsed(), "pod enrolled");
+                self.failed.remove(&uid);
+                self.serve(want, enrolled, flows);
+            }
+            Err(error) => {
+                let error =
+                    PodError { step: error.step.as_str().to_owned(), reason: crate::exit::chain(&error.source) };
+                tracing::error!(pod = %name(&want.pod), step = error.step, reason = error.reason, "pod not enrolled");
+                self.failed.insert(uid, Failed { pod: want.pod, error, pause, again: Instant::now() + pause });
+            }
+        }
+    }
+
+    fn serve(&mut self, want: DesiredPod, enrolled: EnrolledPod, flows: &mut KernelFlows) {
+        let uid = want.pod.uid.clone();
+        let identity = self.source.add_pod(&uid, &want.pod.identity);
+        let local = Arc::new(LocalPod { uid: uid.clone(), netns: enrolled.netns, identity });
+        self.shared.budget.add_pod(&uid);
+        for (worker, listeners) in self.workers.iter().zip(enrolled.listeners) {
+            worker.send(WorkerCommand::Serve { pod: local.clone(), listeners });
+        }
+        flows.adopt(&want.pod, &local);
+        self.enrolled.insert(uid, Enrolled { pod: want.pod.clone(), local, desired: want, leaving: false });
+    }
+
+    fn update(&mut self, want: DesiredPod) {
+        let Some(one) = self.enrolled.get_mut(&want.pod.uid) else { return };
+        match self.capture.update(&want.pod.uid, &want.pod.ips, &want.plan) {
+            Ok(()) => {
+                one.pod = want.pod.clone();
+                one.desired = want;
+            }
+            // What is in force stays; the next round tries again.
+            Err(error) => tracing::error!(pod = %name(&want.pod), %error, "pod not updated"),
+        }
+    }
+
+    /// Lets a pod go: gently if it merely left the mesh, at once if it is gone.
+    fn withdraw(&mut self, uid: &PodUid, world: &World, flows: &mut KernelFlows) {
+        let Some(one) = self.enrolled.get_mut(uid) else { return };
+        let still_there = world.pod(uid).is_some_and(|pod| pod.netns.as_deref() == Some(one.local.netns.path()))
+            && NetNs::open(one.local.netns.path()).is_ok_and(|now| now.cookie() == one.local.netns.cookie());
+        if !still_there {
+            return self.forget(uid, flows);
+        }
+        match self.capture.withdraw(uid) {
+            Ok(()) => {
+                tracing::info!(pod = %name(&one.pod), "pod leaves the mesh; its captured connections go on");
+                one.leaving = true;
+            }
+            Err(error) => {
+                tracing::error!(pod = %name(&one.pod), %error, "pod cannot leave gently");
+                self.forget(uid, flows);
+            }
+        }
+    }
+
+    /// Ends leaving pods whose connections are over.
+    fn finish_leaving(&mut self, flows: &mut KernelFlows) {
+        let busy = |uid: &PodUid| self.shared.live.snapshot().iter().any(|(_, one)| one.pod == *uid);
+        let done: Vec<PodUid> =
+            self.enrolled.iter().filter(|(uid, one)| one.leaving && !busy(uid)).map(|(uid, _)| uid.clone()).collect();
+        for uid in done {
+            self.forget(&uid, flows);
+        }
+    }
+
+    /// Ends everything of a pod: connections, listeners, keys, kernel objects, descriptors.
+    fn forget(&mut self, uid: &PodUid, flows: &mut KernelFlows) {
+        let Some(one) = self.enrolled.remove(uid) else { return };
+        self.shared.live.for_each(|id, connection| {
+            if connection.pod == *uid {
+                self.shared.live.cancel(id, CancelReason::PodGone);
+            }
+        });
+        for worker in &self.workers {
+            worker.send(WorkerCommand::Stop(uid.clone()));
+        }
+        flows.forget(uid);
+        self.source.remove_pod(uid);
+        self.shared.budget.remove_pod(uid);
+        match self.capture.forget(uid) {
+            Ok(()) => tracing::info!(pod = %name(&one.pod), "pod withdrawn"),
+            Err(error) => tracing::error!(pod = %name(&one.pod), %error, "pod not fully withdrawn"),
+        }
+    }
+}
+
+impl Enrolled {
+    fn actual(&self) -> ActualPod {
+        ActualPod {
+            uid: self.pod.uid.clone(),
+            netns: self.desired.netns.clone(),
+            cookie: self.local.netns.cookie(),
+            ips: self.desired.pod.ips.clone(),
+            plan: self.desired.plan.clone(),
+        }
+    }
+}
+
+fn desired(pod: &Arc<Pod>, world: &World) -> Option<DesiredPod> {
+    let netns = pod.netns.clone()?;
+    let cookie = NetNs::open(&netns).ok().map(|netns| netns.cookie());
+    Some(DesiredPod { pod: pod.clone(), netns, cookie, plan: world.policy().inbound_plan(pod) })
+}
+
+fn name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}

@@ -1,0 +1,317 @@
+//! The composition root: takes the configuration apart once, binds early, builds everything, and drives it until told
+//! to stop.
+
+mod board;
+mod flows;
+mod gauges;
+mod keeper;
+mod pages;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use warren_core::world::{Loaded, MeshConfig, Severity, SourceText, World, load};
+use warren_mesh::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
+use warren_mesh::limits::Limits;
+use warren_mesh::live::{CancelReason, LiveRegistry};
+use warren_mesh::telemetry::{AuditTarget, Telemetry, TelemetryConfig};
+
+use self::board::Board;
+use self::flows::KernelFlows;
+use self::gauges::Gauges;
+use self::keeper::Keeper;
+use self::pages::{AgentPages, PublicPages, StatusPages};
+use crate::budget::Budget;
+use crate::capture::{CaptureConfig, CaptureError, Events, NodeCapture};
+use crate::config::{AuditLog, Config, socket_path};
+use crate::exit::{Exit, Fatal, chain};
+use crate::judge::judge_again;
+use crate::shared::Shared;
+use crate::worker::{Worker, WorkerCommand};
+use crate::world_file::WorldFile;
+use crate::{http, worker};
+
+/// How often the world's files are looked at; a change is taken in once two looks agree.
+const WORLD_POLL: Duration = Duration::from_millis(100);
+/// Audit events that may wait to be written.
+const AUDIT_QUEUE: usize = 16_384;
+/// How long an enrolment's self-test may take.
+const SELF_TEST: Duration = Duration::from_secs(2);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
+    let budget = Budget::of_process();
+    let (files, texts) =
+        WorldFile::open(config.world.clone()).map_err(|error| Fatal::new(Exit::World, "--world", &error))?;
+    let defaults = MeshConfig::new(config.trust_domain.clone());
+    let loaded = load(&texts, &defaults, None, 1);
+    let admin = bind_admin(&config).await?;
+    let telemetry = telemetry(&config, &loaded.world.mesh)?;
+    let ca = identity(&config, &loaded.world.mesh, &telemetry)?;
+    let capture = capture(&config)?;
+    let socket = bind_socket(&config.run_dir)?;
+    let shared = Arc::new(Shared {
+        world: ArcSwap::from_pointee(World::empty(loaded.world.mesh.clone())),
+        telemetry: telemetry.clone(),
+        live: LiveRegistry::default(),
+        limits: Arc::new(Limits { svid_wait: config.svid_wait, drain_deadline: config.drain, ..Limits::default() }),
+        budget,
+        exemption: capture.exemption(),
+        mark: config.mark,
+        early_data: config.early_data.clone(),
+    });
+    let workers = start_workers(&config, &shared, &capture)?;
+    let board = Arc::new(Board::default());
+    let pages = AgentPages {
+        node: config.node.clone(),
+        shared: shared.clone(),
+        board: board.clone(),
+        issuers: ca.clone(),
+        gauges: Gauges::register(telemetry.metrics()),
+    };
+    tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
+    tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
+    let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
+    let mut agent = Agent { config, defaults, files, flows: KernelFlows::new(shared.clone()), shared, board, keeper };
+    agent.apply(loaded);
+    agent.board.notes().ready = true;
+    println!("warren: ready node={} pods={}", agent.config.node, agent.keeper.entries().len());
+    agent.drive().await
+}
+
+/// The parts of a running agent that its control thread owns.
+struct Agent {
+    config: Config,
+    defaults: MeshConfig,
+    files: WorldFile,
+    shared: Arc<Shared>,
+    board: Arc<Board>,
+    flows: KernelFlows,
+    keeper: Keeper,
+}
+
+impl Agent {
+    /// Reacts to files, the kernel and signals until the end.
+    async fn drive(mut self) -> Result<(), Fatal> {
+        let runtime = |error: std::io::Error| Fatal::new(Exit::Runtime, "cannot go on", &error);
+        let mut events = self.keeper.capture.events().map_err(|error| Fatal::new(Exit::Capture, "events", &error))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(runtime)?;
+        let mut world = interval(WORLD_POLL);
+        let mut audit = interval(self.config.audit_interval);
+        world.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = world.tick() => self.look_at_files(),
+                _ = audit.tick() => self.audit()?,
+                event = events.next() => self.kernel_event(event.map_err(runtime)?),
+            }
+        }
+        self.drain(&mut events).await;
+        Ok(())
+    }
+
+    /// Takes a new world in: kernel ranges first, so that nothing that is wanted captured is missed; then the world
+    /// itself, pods and verdicts; last, everything that is open is judged by it.
+    fn apply(&mut self, loaded: Loaded) {
+        let Loaded { world, rejections } = loaded;
+        for rejection in &rejections {
+            match rejection.severity {
+                Severity::Error => tracing::error!("refused {rejection}"),
+                Severity::Ignored => tracing::info!("ignored {rejection}"),
+            }
+        }
+        if let Err(error) = self.keeper.capture.set_captured(&world.captured()) {
+            tracing::error!(error = chain(&error), "captured ranges not updated; the last good world stays");
+            self.board.notes().source_error = Some(chain(&error));
+            return;
+        }
+        tracing::info!(generation = world.generation, pods = world.pods.len(), "world in force");
+        self.shared.world.store(Arc::new(world));
+        self.keeper.reconcile(&mut self.flows);
+        let ended = judge_again(&self.shared);
+        if ended > 0 {
+            tracing::info!(ended, "live connections are no longer allowed");
+        }
+        self.flows.end_cancelled();
+        let mut notes = self.board.notes();
+        notes.rejections = rejections.iter().map(ToString::to_string).collect();
+        notes.world_loaded = Some(Instant::now());
+        notes.source_error = None;
+        notes.pods = self.keeper.entries();
+    }
+
+    fn look_at_files(&mut self) {
+        match self.files.poll() {
+            Ok(None) => {}
+            Ok(Some(texts)) => self.reload(&texts),
+            Err(error) => {
+                let text = error.to_string();
+                let mut notes = self.board.notes();
+                if notes.source_error.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "the world cannot be read; the last good one serves");
+                    notes.source_error = Some(text);
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self, texts: &[SourceText]) {
+        let before = self.shared.world.load_full();
+        let loaded = load(texts, &self.defaults, Some(&before), before.generation + 1);
+        let asked = &loaded.world.mesh.trust_domain;
+        if *asked != before.mesh.trust_domain {
+            let text = format!("trust domain {asked}: it changes only with a restart; the last good world serves");
+            tracing::error!("{text}");
+            self.board.notes().source_error = Some(text);
+            return;
+        }
+        self.apply(loaded);
+    }
+
+    /// Compares kernel and world, repairs, reports; and notices namespaces that changed behind their paths.
+    fn audit(&mut self) -> Result<(), Fatal> {
+        if !self.keeper.workers.iter().all(Worker::is_alive) {
+            // Captured connections would wait for a worker that never comes; a restart brings it back.
+            return Err(Fatal { exit: Exit::Runtime, message: "a worker died".to_owned() });
+        }
+        for finding in self.keeper.capture.audit() {
+            let what = match &finding.pod {
+                Some(pod) => format!("pod {pod}: {}", finding.what),
+                None => finding.what,
+            };
+            tracing::warn!(repaired = finding.repaired, "auditor: {what}");
+            self.board.found(what, finding.repaired);
+        }
+        self.keeper.reconcile(&mut self.flows);
+        self.flows.prune();
+        self.board.notes().pods = self.keeper.entries();
+        Ok(())
+    }
+
+    fn kernel_event(&mut self, event: crate::capture::KernelEvent) {
+        let owner = self.keeper.by_cookie(event.cookie()).map(|(pod, local)| (pod.clone(), local.clone()));
+        if let Some((pod, local)) = owner {
+            self.flows.event(&pod, &local, event);
+        }
+    }
+
+    /// Accepts nothing more, lets what is open finish until the deadline, then ends it. Capture stays: connections wait
+    /// for the next agent.
+    async fn drain(mut self, events: &mut Events) {
+        tracing::info!(open = self.shared.live.len(), "draining");
+        for worker in &self.keeper.workers {
+            worker.send(WorkerCommand::Drain);
+        }
+        let deadline = tokio::time::sleep(self.config.drain);
+        tokio::pin!(deadline);
+        while self.proxied() > 0 {
+            tokio::select! {
+                () = &mut deadline => break,
+                Ok(event) = events.next() => self.kernel_event(event),
+                () = tokio::time::sleep(worker::DRAIN_LOOK) => {}
+            }
+        }
+        self.shared.live.for_each(|id, connection| {
+            if connection.is_proxied() {
+                self.shared.live.cancel(id, CancelReason::DrainDeadline);
+            }
+        });
+        tokio::time::sleep(worker::DRAIN_LOOK).await;
+        for worker in self.keeper.workers.drain(..) {
+            worker.join();
+        }
+        if !self.shared.telemetry.audit().flush(Duration::from_secs(2)) {
+            tracing::error!("some audit events could not be written");
+        }
+        // A socket that nobody answers would make `warren status` say something else than "not running".
+        let _ = std::fs::remove_file(socket_path(&self.config.run_dir));
+        println!("warren: stopped node={}", self.config.node);
+    }
+
+    fn proxied(&self) -> usize {
+        self.shared.live.snapshot().iter().filter(|(_, connection)| connection.is_proxied()).count()
+    }
+}
+
+async fn bind_admin(config: &Config) -> Result<TcpListener, Fatal> {
+    TcpListener::bind(config.admin)
+        .await
+        .map_err(|error| Fatal::new(Exit::Socket, format!("--admin {}", config.admin), &error))
+}
+
+fn bind_socket(run_dir: &Path) -> Result<UnixListener, Fatal> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = socket_path(run_dir);
+    let bound = || {
+        std::fs::create_dir_all(run_dir)?;
+        // Capture holds the node's lock by now, so what lies there was left by an agent that is gone.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bound().map_err(|error| Fatal::new(Exit::Socket, path.display().to_string(), &error))
+}
+
+fn telemetry(config: &Config, mesh: &MeshConfig) -> Result<Arc<Telemetry>, Fatal> {
+    let audit = match &config.audit_log {
+        AuditLog::None => AuditTarget::None,
+        AuditLog::Stdout => AuditTarget::Stdout,
+        AuditLog::File(path) => AuditTarget::File(path.clone()),
+    };
+    Telemetry::new(TelemetryConfig {
+        node: config.node.clone(),
+        cluster: mesh.cluster.clone(),
+        region: mesh.region.clone(),
+        audit,
+        queue: AUDIT_QUEUE,
+    })
+    .map_err(|error| Fatal::new(Exit::Runtime, "--audit-log", &error))
+}
+
+fn identity(config: &Config, mesh: &MeshConfig, telemetry: &Arc<Telemetry>) -> Result<Arc<EmbeddedCa>, Fatal> {
+    let wrong = |error: &dyn std::error::Error| Fatal::new(Exit::Ca, "--ca-dir", error);
+    let ca = EmbeddedCaConfig {
+        leaf_ttl: config.leaf_ttl,
+        ..EmbeddedCaConfig::new(config.ca_dir.clone(), mesh.trust_domain.clone(), &config.node)
+    };
+    let ca = Arc::new(EmbeddedCa::open(ca, telemetry.clone()).map_err(|error| wrong(&error))?);
+    ca.start().map_err(|error| wrong(&error))?;
+    Ok(ca)
+}
+
+fn capture(config: &Config) -> Result<NodeCapture, Fatal> {
+    NodeCapture::open(CaptureConfig {
+        node: config.node.clone(),
+        bpffs: Path::new("/sys/fs/bpf").to_owned(),
+        run_dir: config.run_dir.clone(),
+        mark: config.mark,
+        away_wait: config.away_wait,
+        workers: config.workers,
+        route_table: config.route_table,
+        self_test_timeout: SELF_TEST,
+    })
+    .map_err(|error: CaptureError| Fatal::new(Exit::Capture, "capture", &error))
+}
+
+fn start_workers(config: &Config, shared: &Arc<Shared>, capture: &NodeCapture) -> Result<Vec<Worker>, Fatal> {
+    (0..config.workers)
+        .map(|index| {
+            let heartbeat = (index == 0).then(|| capture.heartbeat());
+            Worker::start(index, shared.clone(), heartbeat)
+                .map_err(|error| Fatal::new(Exit::Runtime, "cannot start a worker", &error))
+        })
+        .collect()
+}

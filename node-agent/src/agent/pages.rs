@@ -1,0 +1,183 @@
+//! The pages of the status socket and of the loopback endpoint.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use warren_core::world::{ObjectState, World};
+use warren_mesh::identity::SvidSource;
+use warren_mesh::telemetry::Direction;
+
+use super::board::{Board, Notes, PodEntry, PodState};
+use super::gauges::Gauges;
+use crate::http::{Page, Pages};
+use crate::shared::{LiveConnection, Shared};
+use crate::status::{
+    ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodStatus, STATUS_PATH, STATUS_VERSION, Status,
+    SvidStatus, WorldStatus,
+};
+
+/// Everything the pages are made of.
+#[derive(Clone)]
+pub(crate) struct AgentPages {
+    pub(crate) node: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) issuers: Arc<dyn SvidSource>,
+    pub(crate) gauges: Gauges,
+}
+
+/// On the status socket.
+#[derive(Clone)]
+pub(crate) struct StatusPages(pub(crate) AgentPages);
+
+/// On loopback TCP: nothing here names a connection or an address.
+#[derive(Clone)]
+pub(crate) struct PublicPages(pub(crate) AgentPages);
+
+impl Pages for StatusPages {
+    fn page(&self, path: &str) -> Option<Page> {
+        if path != STATUS_PATH {
+            return None;
+        }
+        Some(match serde_json::to_string(&self.0.status()) {
+            Ok(body) => Page { status: StatusCode::OK, content_type: "application/json", body },
+            Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        })
+    }
+}
+
+impl Pages for PublicPages {
+    fn page(&self, path: &str) -> Option<Page> {
+        match path {
+            "/metrics" => Some(Page {
+                status: StatusCode::OK,
+                content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                body: self.0.metrics(),
+            }),
+            "/healthz/ready" if self.0.board.notes().ready => Some(Page::text(StatusCode::OK, "ready\n")),
+            "/healthz/ready" => Some(Page::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n")),
+            "/healthz/live" => Some(Page::text(StatusCode::OK, "alive\n")),
+            _ => None,
+        }
+    }
+}
+
+impl AgentPages {
+    fn metrics(&self) -> String {
+        self.gauges.refresh(&self.board.notes(), &self.shared.budget);
+        self.shared.telemetry.metrics_text()
+    }
+
+    fn status(&self) -> Status {
+        let world = self.shared.world.load();
+        let live = self.shared.live.snapshot();
+        let notes = self.board.notes();
+        let count = |entry: &PodEntry| live.iter().filter(|(_, one)| one.pod == entry.pod.uid).count();
+        Status {
+            version: STATUS_VERSION,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            trust_domain: world.mesh.trust_domain.to_string(),
+            ready: notes.ready,
+            world: world_status(&world, &notes),
+            pods: notes.pods.iter().map(|entry| pod_status(&world, entry, count(entry))).collect(),
+            connections: live.iter().map(|(id, connection)| connection_status(*id, connection)).collect(),
+            issuers: self.issuers.issuers().iter().map(issuer_status).collect(),
+            descriptors: DescriptorStatus { used: self.shared.budget.used(), total: self.shared.budget.total() },
+            findings: notes.findings.iter().cloned().collect(),
+        }
+    }
+}
+
+fn world_status(world: &World, notes: &Notes) -> WorldStatus {
+    WorldStatus {
+        generation: world.generation,
+        age_seconds: notes.world_loaded.map_or(0, |loaded| loaded.elapsed().as_secs()),
+        source_error: notes.source_error.clone(),
+        rejections: notes.rejections.clone(),
+        objects: world
+            .status()
+            .iter()
+            .map(|status| ObjectStatus {
+                object: status.to_string(),
+                accepted: status.state != ObjectState::NotUnderstood,
+                pods: status.pods,
+                messages: status.messages.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus {
+    let pod = &entry.pod;
+    let identity = entry.local.as_ref().map(|local| local.identity.status());
+    let (state, error) = match &entry.state {
+        PodState::Enrolled => ("enrolled", None),
+        PodState::Leaving => ("leaving", None),
+        PodState::Failed(error) => ("failed", Some(error.clone())),
+    };
+    let svid = identity.as_ref().and_then(|identity| {
+        let not_after = identity.not_after?;
+        Some(SvidStatus {
+            serial: identity.serial.clone().unwrap_or_default(),
+            not_after: rfc3339(not_after),
+            remaining_seconds: remaining_seconds(not_after),
+        })
+    });
+    PodStatus {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.to_string(),
+        identity: pod.identity.to_string(),
+        ips: pod.ips.iter().map(ToString::to_string).collect(),
+        state: state.to_owned(),
+        error,
+        mode: world.policy().default_mode(pod).to_string(),
+        svid,
+        svid_error: identity.and_then(|identity| identity.last_error),
+        netns: pod.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        cookie: entry.local.as_ref().map(|local| local.netns.cookie()),
+        connections,
+    }
+}
+
+fn connection_status(id: u64, connection: &LiveConnection) -> ConnectionStatus {
+    let text = |id: &Option<warren_core::identity::SpiffeId>| id.as_ref().map(ToString::to_string);
+    ConnectionStatus {
+        id,
+        direction: match connection.direction {
+            Direction::Outbound => "outbound",
+            Direction::Inbound => "inbound",
+        }
+        .to_owned(),
+        transport: connection.transport.as_str().to_owned(),
+        source: connection.source.to_string(),
+        destination: connection.destination.to_string(),
+        source_identity: text(&connection.source_identity),
+        destination_identity: text(&connection.destination_identity),
+        policy: connection.policy.get().cloned(),
+        age_seconds: connection.age().as_secs(),
+    }
+}
+
+fn issuer_status(issuer: &warren_mesh::identity::IssuerStatus) -> IssuerStatus {
+    IssuerStatus {
+        kind: issuer.kind.to_owned(),
+        subject: issuer.subject.clone(),
+        serial: issuer.serial.clone(),
+        not_after: rfc3339(issuer.not_after),
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn remaining_seconds(until: SystemTime) -> i64 {
+    let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    match until.duration_since(SystemTime::now()) {
+        Ok(left) => seconds(left),
+        Err(past) => -seconds(past.duration()),
+    }
+}

@@ -1,0 +1,227 @@
+//! The command line: what can be asked, and with which defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::capture::Mark;
+
+/// Warren: sidecarless mTLS for pods, under each pod's own SPIFFE identity.
+#[derive(Debug, Parser)]
+#[command(name = "warren", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What `warren` can be asked to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node agent, or clean up after one.
+    Agent(Box<AgentCommand>),
+    /// Show pods, identities and connections of a running agent.
+    Status(StatusArgs),
+    /// Manage the directory of the embedded certificate authority.
+    Ca(CaCommand),
+}
+
+/// `warren agent …`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct AgentCommand {
+    #[command(subcommand)]
+    pub(crate) action: Option<AgentAction>,
+    #[command(flatten)]
+    pub(crate) run: Option<AgentArgs>,
+}
+
+/// Actions beside running.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentAction {
+    /// Remove every link, pin, rule, route and sysctl that this node's agent left.
+    Cleanup(CleanupArgs),
+}
+
+/// The flags of a running agent.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Name of this node; pods with this spec.nodeName are local.
+    #[arg(long)]
+    pub(crate) node: String,
+    /// Kubernetes manifests: one YAML file or a directory of them; changes are picked up while running.
+    #[arg(long)]
+    pub(crate) world: PathBuf,
+    /// Directory of the embedded CA; agents that share it share a root.
+    #[arg(long)]
+    pub(crate) ca_dir: PathBuf,
+    /// SPIFFE trust domain of this mesh; a Mesh document in the world may set it as well.
+    #[arg(long)]
+    pub(crate) trust_domain: Option<String>,
+    /// Lifetime of a pod's SVID; renewal starts at half of it.
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(crate) leaf_ttl: Duration,
+    /// Directory for the status socket and the agent's state file [default: /run/warren/NODE].
+    #[arg(long)]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where audit events go, one JSON object a line: a file, `-` for standard output, or `none`.
+    #[arg(long, default_value = "-")]
+    pub(crate) audit_log: String,
+    /// Address of the metrics and health endpoint; loopback only.
+    #[arg(long, default_value = "127.0.0.1:15020")]
+    pub(crate) admin: SocketAddr,
+    /// How long captured connections wait for an agent that is away before they are refused.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) away_wait: Duration,
+    /// How long a connection waits for its pod's first SVID before it is refused.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) svid_wait: Duration,
+    /// How long open connections may go on after SIGTERM.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// Socket mark of captured connections, as VALUE/MASK in hexadecimal.
+    #[arg(long, default_value = "0x577/0xfff", value_parser = parse_mark)]
+    pub(crate) mark: Mark,
+    /// Routing table that captured connections use inside a pod.
+    #[arg(long, default_value_t = 15577)]
+    pub(crate) route_table: u32,
+    /// Worker threads [default: one per core].
+    #[arg(long)]
+    pub(crate) workers: Option<usize>,
+    /// Peers (IP addresses) to which client bytes are sent only after their 200; repeatable.
+    #[arg(long, value_name = "IP")]
+    pub(crate) no_early_data_to: Vec<std::net::IpAddr>,
+    /// Send no client bytes before a peer's 200, to any peer.
+    #[arg(long)]
+    pub(crate) no_early_data: bool,
+    /// How often the auditor compares the kernel with the world.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(crate) audit_interval: Duration,
+    /// Log filter, as in RUST_LOG.
+    #[arg(long, default_value = "info")]
+    pub(crate) log: String,
+    /// Write logs as JSON.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// `warren agent cleanup`
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Node whose traces are removed; its agent must not be running.
+    #[arg(long)]
+    pub(crate) node: String,
+    /// The run directory that agent was given [default: /run/warren/NODE].
+    #[arg(long)]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+/// `warren status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Node whose agent is asked, by its default run directory.
+    #[arg(long, conflicts_with = "socket")]
+    pub(crate) node: Option<String>,
+    /// The agent's status socket.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `warren ca …`
+#[derive(Debug, Args)]
+pub(crate) struct CaCommand {
+    #[command(subcommand)]
+    pub(crate) action: CaAction,
+}
+
+/// Actions on a CA directory.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaAction {
+    /// Make a directory with a first root.
+    Init(CaInitArgs),
+    /// Add a second root: trusted by every agent at once, not signing yet.
+    AddRoot(CaDirArgs),
+    /// Let a root sign from now on.
+    Activate(CaRootArgs),
+    /// Trust a root no longer; refused for the signing one.
+    RemoveRoot(CaRootArgs),
+    /// List the roots, their expiry, and which one signs.
+    List(CaDirArgs),
+}
+
+/// A CA directory.
+#[derive(Debug, Args)]
+pub(crate) struct CaDirArgs {
+    /// The CA directory.
+    #[arg(long)]
+    pub(crate) ca_dir: PathBuf,
+}
+
+/// A CA directory to be made.
+#[derive(Debug, Args)]
+pub(crate) struct CaInitArgs {
+    /// The CA directory.
+    #[arg(long)]
+    pub(crate) ca_dir: PathBuf,
+    /// SPIFFE trust domain the root is for.
+    #[arg(long)]
+    pub(crate) trust_domain: String,
+}
+
+/// One root of a CA directory.
+#[derive(Debug, Args)]
+pub(crate) struct CaRootArgs {
+    /// The CA directory.
+    #[arg(long)]
+    pub(crate) ca_dir: PathBuf,
+    /// Name of the root, as `warren ca list` shows it.
+    pub(crate) root: String,
+}
+
+fn parse_mark(text: &str) -> Result<Mark, String> {
+    let (value, mask) = text.split_once('/').ok_or("expected VALUE/MASK, for example 0x577/0xfff")?;
+    let mark = Mark { value: parse_u32(value)?, mask: parse_u32(mask)? };
+    if mark.value == 0 || mark.value & !mark.mask != 0 {
+        return Err("the value must be non-zero and lie within the mask".into());
+    }
+    Ok(mark)
+}
+
+fn parse_u32(text: &str) -> Result<u32, String> {
+    let digits = text.trim();
+    match digits.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => digits.parse(),
+    }
+    .map_err(|error| format!("{digits:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mark_must_lie_within_its_mask() {
+        assert_eq!(parse_mark("0x577/0xfff"), Ok(Mark { value: 0x577, mask: 0xfff }));
+        assert!(parse_mark("0x1577/0xfff").is_err());
+        assert!(parse_mark("0/0xfff").is_err());
+        assert!(parse_mark("0x577").is_err());
+    }
+
+    #[test]
+    fn cleanup_needs_no_world() {
+        let cli = Cli::try_parse_from(["warren", "agent", "cleanup", "--node", "a"]).unwrap();
+        let Command::Agent(agent) = cli.command else { panic!("not the agent command") };
+        assert!(matches!(agent.action, Some(AgentAction::Cleanup(_))));
+    }
+}

@@ -1,0 +1,5 @@
+//! The operator's commands that talk to an agent or to files, one module each.
+
+pub(crate) mod ca;
+pub(crate) mod cleanup;
+pub(crate) mod status;

@@ -1,0 +1,214 @@
+//! The agent's configuration: the command line, checked once, with every default filled in.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use warren_core::identity::TrustDomain;
+
+use crate::capture::Mark;
+use crate::cli::AgentArgs;
+
+/// Trust domain of a mesh that names none.
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// Shortest lifetime of an SVID.
+const MIN_LEAF_TTL: Duration = Duration::from_secs(2);
+
+/// A configuration that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// A flag's value is not usable.
+    #[error("--{flag} {value}: {reason}")]
+    Flag {
+        /// Flag, without dashes.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+/// Where audit events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AuditLog {
+    /// Nowhere; counters still count.
+    None,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// To which peers the client's first bytes follow the CONNECT without waiting for the 200.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EarlyData {
+    enabled: bool,
+    except: Vec<std::net::IpAddr>,
+}
+
+impl EarlyData {
+    /// Whether this peer gets early data.
+    pub(crate) fn allowed_to(&self, peer: std::net::IpAddr) -> bool {
+        self.enabled && !self.except.contains(&peer)
+    }
+}
+
+/// The agent's configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) node: String,
+    pub(crate) world: PathBuf,
+    pub(crate) ca_dir: PathBuf,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) leaf_ttl: Duration,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) audit_log: AuditLog,
+    pub(crate) admin: SocketAddr,
+    pub(crate) away_wait: Duration,
+    pub(crate) svid_wait: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) mark: Mark,
+    pub(crate) route_table: u32,
+    pub(crate) workers: usize,
+    pub(crate) early_data: EarlyData,
+    pub(crate) audit_interval: Duration,
+}
+
+impl Config {
+    /// Checks the flags and fills in what was left out.
+    pub(crate) fn new(args: AgentArgs) -> Result<Self, ConfigError> {
+        check_node(&args.node)?;
+        check_admin(args.admin)?;
+        if args.leaf_ttl < MIN_LEAF_TTL {
+            return Err(ConfigError::Flag {
+                flag: "leaf-ttl",
+                value: humantime::format_duration(args.leaf_ttl).to_string(),
+                reason: format!("at least {}", humantime::format_duration(MIN_LEAF_TTL)),
+            });
+        }
+        Ok(Self {
+            run_dir: args.run_dir.unwrap_or_else(|| default_run_dir(&args.node)),
+            trust_domain: trust_domain(args.trust_domain.as_deref())?,
+            workers: workers(args.workers)?,
+            audit_log: audit_log(&args.audit_log),
+            early_data: EarlyData { enabled: !args.no_early_data, except: args.no_early_data_to },
+            node: args.node,
+            world: args.world,
+            ca_dir: args.ca_dir,
+            leaf_ttl: args.leaf_ttl,
+            admin: args.admin,
+            away_wait: args.away_wait,
+            svid_wait: args.svid_wait,
+            drain: args.drain,
+            mark: args.mark,
+            route_table: args.route_table,
+            audit_interval: args.audit_interval,
+        })
+    }
+}
+
+/// Run directory of a node that was given none.
+pub(crate) fn default_run_dir(node: &str) -> PathBuf {
+    Path::new("/run/warren").join(node)
+}
+
+/// The status socket in a run directory.
+pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("agent.sock")
+}
+
+/// The name becomes a folder of pins and of state, so it must be one plain path component.
+pub(crate) fn check_node(node: &str) -> Result<(), ConfigError> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if !node.is_empty() && node.len() <= 253 && node.chars().all(legal) && !node.starts_with('.') {
+        return Ok(());
+    }
+    Err(ConfigError::Flag {
+        flag: "node",
+        value: node.to_owned(),
+        reason: "a node name has 1 to 253 characters of a-z 0-9 - . and does not start with a dot".into(),
+    })
+}
+
+fn check_admin(admin: SocketAddr) -> Result<(), ConfigError> {
+    if admin.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::Flag {
+        flag: "admin",
+        value: admin.to_string(),
+        reason: "metrics are served without authentication, so on loopback only, for example 127.0.0.1:15020".into(),
+    })
+}
+
+fn trust_domain(given: Option<&str>) -> Result<TrustDomain, ConfigError> {
+    let name = given.unwrap_or(DEFAULT_TRUST_DOMAIN);
+    name.parse().map_err(|error: warren_core::identity::SpiffeIdError| ConfigError::Flag {
+        flag: "trust-domain",
+        value: name.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn workers(given: Option<usize>) -> Result<usize, ConfigError> {
+    let most = warren_ebpf_abi::MAX_WORKERS as usize;
+    match given {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from).min(most)),
+        Some(count) if (1..=most).contains(&count) => Ok(count),
+        Some(count) => {
+            Err(ConfigError::Flag { flag: "workers", value: count.to_string(), reason: format!("from 1 to {most}") })
+        }
+    }
+}
+
+fn audit_log(text: &str) -> AuditLog {
+    match text {
+        "none" => AuditLog::None,
+        "-" => AuditLog::Stdout,
+        path => AuditLog::File(PathBuf::from(path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let fixed = ["warren", "agent", "--world", "mesh.yaml", "--ca-dir", "ca"];
+        let cli = Cli::try_parse_from(fixed.iter().chain(flags)).unwrap();
+        let Command::Agent(agent) = cli.command else { panic!("not the agent command") };
+        Config::new(agent.run.unwrap())
+    }
+
+    #[test]
+    fn defaults_follow_from_the_node() {
+        let config = config(&["--node", "n1"]).unwrap();
+        assert_eq!(config.run_dir, Path::new("/run/warren/n1"));
+        assert_eq!(config.trust_domain.as_str(), "cluster.local");
+        assert_eq!(config.leaf_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(config.audit_log, AuditLog::Stdout);
+    }
+
+    #[test]
+    fn a_node_name_cannot_leave_its_folder() {
+        for bad in ["../x", "a/b", "", ".hidden", "UPPER"] {
+            assert!(config(&["--node", bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_stay_on_loopback() {
+        assert!(config(&["--node", "n1", "--admin", "0.0.0.0:15020"]).is_err());
+        assert!(config(&["--node", "n1", "--admin", "[::1]:15020"]).is_ok());
+    }
+
+    #[test]
+    fn early_data_can_be_switched_off_per_peer() {
+        let config = config(&["--node", "n1", "--no-early-data-to", "10.0.0.1"]).unwrap();
+        assert!(!config.early_data.allowed_to("10.0.0.1".parse().unwrap()));
+        assert!(config.early_data.allowed_to("10.0.0.2".parse().unwrap()));
+    }
+}

@@ -1,0 +1,57 @@
+//! A line that ended before its bytes could flow.
+
+use std::os::fd::AsFd;
+
+use tokio::net::TcpStream;
+use warren_core::policy::Denial;
+use warren_mesh::telemetry::{ConnectionRecord, ResponseFlag};
+
+use crate::sys::socket::reset_on_close;
+
+/// Why a line ended early, with everything that must still be done about it.
+#[must_use = "an early end must be concluded: recorded, and passed on as a reset"]
+pub(crate) struct Ended {
+    tcp: Option<TcpStream>,
+    record: ConnectionRecord,
+    why: Why,
+}
+
+enum Why {
+    Denied { reason: String, policy: Option<String> },
+    Failed { flag: ResponseFlag, reason: String },
+}
+
+impl Ended {
+    /// Refused although everything works: an identity or address that may not do this.
+    pub(crate) fn denied(tcp: TcpStream, record: ConnectionRecord, reason: impl Into<String>) -> Self {
+        Self { tcp: Some(tcp), record, why: Why::Denied { reason: reason.into(), policy: None } }
+    }
+
+    /// Denied by policy.
+    pub(crate) fn by_policy(tcp: Option<TcpStream>, record: ConnectionRecord, denial: &Denial) -> Self {
+        let policy = denial.policy.as_ref().map(ToString::to_string);
+        Self { tcp, record, why: Why::Denied { reason: denial.to_string(), policy } }
+    }
+
+    /// Something on the way does not work.
+    pub(crate) fn failed(
+        tcp: impl Into<Option<TcpStream>>,
+        record: ConnectionRecord,
+        flag: ResponseFlag,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self { tcp: tcp.into(), record, why: Why::Failed { flag, reason: reason.into() } }
+    }
+
+    /// Records the end and resets the application's connection: it must not look like a clean one.
+    pub(crate) fn conclude(self) {
+        match self.why {
+            Why::Denied { reason, policy } => self.record.deny(reason, policy),
+            Why::Failed { flag, reason } => self.record.fail(flag, reason),
+        }
+        if let Some(tcp) = self.tcp {
+            // Fails only for a socket that is closed already.
+            let _ = reset_on_close(tcp.as_fd());
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One small HTTP/1.1 server and client: for the status socket (Unix) and for metrics and health (loopback TCP).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+/// How long a client may take for its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers GET requests; what it gets is the path.
+pub(crate) trait Pages: Clone + 'static {
+    /// The answer to `GET path`; `None` is 404.
+    fn page(&self, path: &str) -> Option<Page>;
+}
+
+/// One answer.
+pub(crate) struct Page {
+    /// HTTP status.
+    pub(crate) status: StatusCode,
+    /// Its Content-Type.
+    pub(crate) content_type: &'static str,
+    /// The body.
+    pub(crate) body: String,
+}
+
+impl Page {
+    /// A plain answer of one line.
+    pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+}
+
+/// Serves `pages` on a TCP listener for ever.
+pub(crate) async fn serve_tcp(listener: TcpListener, pages: impl Pages) {
+    accept_loop(|| async { listener.accept().await.map(|(stream, _)| stream) }, pages).await;
+}
+
+/// Serves `pages` on a Unix listener for ever.
+pub(crate) async fn serve_unix(listener: UnixListener, pages: impl Pages) {
+    accept_loop(|| async { listener.accept().await.map(|(stream, _)| stream) }, pages).await;
+}
+
+async fn accept_loop<S, A, F>(mut accept: A, pages: impl Pages)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: FnMut() -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    loop {
+        match accept().await {
+            Ok(stream) => {
+                tokio::task::spawn_local(serve_one(stream, pages.clone()));
+            }
+            // Out of descriptors, most likely: trying again at once would spin.
+            Err(error) => {
+                tracing::warn!(%error, "admin endpoint cannot accept");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin, pages: impl Pages) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer(&request, &pages);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+fn answer(request: &Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
+    let page = if request.method() == Method::GET {
+        pages.page(request.uri().path()).unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
+    } else {
+        Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
+    };
+    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+    *response.status_mut() = page.status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.content_type));
+    response
+}
+
+/// Why a page could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GetError {
+    /// Nobody listens on the socket, or we may not.
+    #[error("cannot reach the agent: {0}")]
+    Connect(#[source] io::Error),
+    /// The connection broke.
+    #[error("the agent did not answer: {0}")]
+    Http(#[from] hyper::Error),
+    /// An answer other than 200.
+    #[error("the agent answered {0}: it may be of another version")]
+    Status(StatusCode),
+}
+
+/// `GET path` over a Unix socket.
+pub(crate) async fn get_unix(socket: &Path, path: &'static str) -> Result<Bytes, GetError> {
+    let stream = UnixStream::connect(socket).await.map_err(GetError::Connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(connection);
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = http::Uri::from_static(path);
+    request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("warren"));
+    let response = sender.send_request(request).await?;
+    if response.status() != StatusCode::OK {
+        return Err(GetError::Status(response.status()));
+    }
+    Ok(response.into_body().collect().await?.to_bytes())
+}

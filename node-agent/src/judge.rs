@@ -1,0 +1,42 @@
+//! Judging live connections again after the world changed, and ending those that it no longer allows.
+
+use warren_core::policy::{Connection, Denial};
+use warren_core::world::World;
+use warren_mesh::live::CancelReason;
+use warren_mesh::telemetry::Direction;
+
+use crate::shared::{LiveConnection, Shared};
+
+/// Judges every live connection by the world in force. Returns how many were told to end.
+pub(crate) fn judge_again(shared: &Shared) -> usize {
+    let world = shared.world.load();
+    let mut ended = 0;
+    shared.live.for_each(|id, connection| {
+        if let Some(reason) = verdict(&world, connection) {
+            shared.live.cancel(id, reason);
+            ended += 1;
+        }
+    });
+    ended
+}
+
+/// Why a connection may no longer exist, if so. Only the destination judges; the source's side ends with it.
+fn verdict(world: &World, connection: &LiveConnection) -> Option<CancelReason> {
+    let Some(pod) = world.pod(&connection.pod) else { return Some(CancelReason::PodGone) };
+    if connection.direction == Direction::Outbound {
+        return None;
+    }
+    let asked = Connection {
+        source: connection.source_identity.as_ref(),
+        source_ip: connection.source.ip(),
+        destination: pod,
+        destination_ip: connection.destination.ip(),
+        destination_port: connection.destination.port(),
+    };
+    world.policy().decide(&asked).err().map(|denial| cancelled_by(&denial))
+}
+
+/// A denial as the reason a live connection ends with.
+pub(crate) fn cancelled_by(denial: &Denial) -> CancelReason {
+    CancelReason::PolicyChanged { policy: denial.policy.as_ref().map(ToString::to_string), reason: denial.to_string() }
+}

@@ -1,0 +1,232 @@
+//! One worker: a thread with its own runtime that owns its connections from accept to close.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+use warren_core::identity::PodUid;
+use warren_mesh::hbone::Pool;
+
+use crate::budget::Slot;
+use crate::capture::{Heartbeat, WorkerListeners};
+use crate::shared::{LocalPod, Shared};
+use crate::{inbound, outbound};
+
+/// How often the kernel is told that somebody serves.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How long the connections of a pod that left get to end by themselves.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+/// Pause after an accept failed for want of descriptors or memory; trying again at once would spin.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a drain looks whether it is done.
+pub(crate) const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// What the control thread asks of a worker.
+pub(crate) enum WorkerCommand {
+    /// Serve a pod's connections on these listeners.
+    Serve {
+        /// The pod.
+        pod: Arc<LocalPod>,
+        /// This worker's share of the pod's listeners.
+        listeners: WorkerListeners,
+    },
+    /// Close a pod's listeners and tunnels.
+    Stop(PodUid),
+    /// Accept nothing more; let tunnels finish.
+    Drain,
+}
+
+/// A worker as the control thread holds it.
+pub(crate) struct Worker {
+    commands: mpsc::UnboundedSender<WorkerCommand>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Starts a worker; the one that is given the heartbeat beats it.
+    pub(crate) fn start(index: usize, shared: Arc<Shared>, heartbeat: Option<Heartbeat>) -> io::Result<Self> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("warren-worker-{index}")).spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(shared, receiver, heartbeat));
+        })?;
+        Ok(Self { commands, thread })
+    }
+
+    /// Asks for something; a worker that is gone is noticed by [`Self::is_alive`].
+    pub(crate) fn send(&self, command: WorkerCommand) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Whether its thread still runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Ends the worker and whatever it still carries.
+    pub(crate) fn join(self) {
+        drop(self.commands);
+        if self.thread.join().is_err() {
+            tracing::error!("a worker ended by a panic");
+        }
+    }
+}
+
+/// What a pod's listeners and tunnels may still do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Everything.
+    Serving,
+    /// Accept nothing; tunnels say GOAWAY and finish their streams.
+    Draining,
+    /// End now.
+    Stopping,
+}
+
+/// A pod as the lines of one worker see it.
+pub(crate) struct PodContext {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pod: Arc<LocalPod>,
+    /// Tunnels of this pod on this worker.
+    pub(crate) pool: Pool,
+    /// What listeners and tunnels may still do.
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+/// One accepted connection, before anything is known about it.
+pub(crate) struct Incoming {
+    pub(crate) tcp: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) slot: Slot,
+}
+
+struct Served {
+    context: Rc<PodContext>,
+    loops: JoinSet<()>,
+}
+
+async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<WorkerCommand>, heartbeat: Option<Heartbeat>) {
+    if let Some(heartbeat) = heartbeat {
+        tokio::task::spawn_local(beat(heartbeat));
+    }
+    let mut pods: BTreeMap<PodUid, Served> = BTreeMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            WorkerCommand::Serve { pod, listeners } => {
+                let uid = pod.uid.clone();
+                if let Some(before) = pods.insert(uid, serve(&shared, pod, listeners)) {
+                    stop(before);
+                }
+            }
+            WorkerCommand::Stop(uid) => {
+                if let Some(served) = pods.remove(&uid) {
+                    stop(served);
+                }
+            }
+            WorkerCommand::Drain => {
+                for served in pods.values() {
+                    served.context.phase.send_replace(Phase::Draining);
+                }
+            }
+        }
+    }
+}
+
+async fn beat(heartbeat: Heartbeat) {
+    let mut tick = tokio::time::interval(HEARTBEAT);
+    loop {
+        tick.tick().await;
+        if let Err(error) = heartbeat.beat() {
+            tracing::error!(%error, "cannot write the heartbeat: the kernel will refuse captured connections");
+        }
+    }
+}
+
+fn serve(shared: &Arc<Shared>, pod: Arc<LocalPod>, listeners: WorkerListeners) -> Served {
+    let pool = Pool::new(shared.limits.clone(), shared.telemetry.clone());
+    let context = Rc::new(PodContext { shared: shared.clone(), pod, pool, phase: watch::Sender::new(Phase::Serving) });
+    let mut loops = JoinSet::new();
+    for listener in listeners.outbound {
+        loops.spawn_local(accept_loop(listener, context.clone(), 2, outbound::serve));
+    }
+    for listener in listeners.hbone {
+        loops.spawn_local(accept_loop(listener, context.clone(), 1, inbound::hbone::serve));
+    }
+    for listener in listeners.plaintext {
+        loops.spawn_local(accept_loop(listener, context.clone(), 2, inbound::plaintext::serve));
+    }
+    Served { context, loops }
+}
+
+/// Ends a pod's lines: listeners at once, connections (which the control thread has cancelled) within the grace.
+fn stop(mut served: Served) {
+    served.context.phase.send_replace(Phase::Stopping);
+    tokio::task::spawn_local(async move {
+        let ended = async { while served.loops.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_GRACE, ended).await;
+        served.loops.abort_all();
+    });
+}
+
+/// Accepts while the pod is served, taking `descriptors` of the budget for each connection first.
+async fn accept_loop<F>(
+    listener: std::net::TcpListener,
+    context: Rc<PodContext>,
+    descriptors: usize,
+    line: fn(Rc<PodContext>, Incoming) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, pod = %context.pod.uid, "listener unusable"),
+    };
+    let mut phase = context.phase.subscribe();
+    let mut lines = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = left(&mut phase, Phase::Serving) => break,
+            Some(_) = lines.join_next(), if !lines.is_empty() => {}
+            incoming = accept(&listener, &context, descriptors) => {
+                lines.spawn_local(line(context.clone(), incoming));
+            }
+        }
+    }
+    drop(listener);
+    while lines.join_next().await.is_some() {}
+}
+
+/// Waits until the phase is later than `than`.
+pub(crate) async fn left(phase: &mut watch::Receiver<Phase>, than: Phase) {
+    // An error means that the sender is gone, and with it the pod.
+    let _ = phase.wait_for(|phase| *phase > than).await;
+}
+
+async fn accept(listener: &TcpListener, context: &PodContext, descriptors: usize) -> Incoming {
+    loop {
+        let slot = context.shared.budget.take(&context.pod.uid, descriptors).await;
+        match listener.accept().await {
+            Ok((tcp, peer)) => return Incoming { tcp, peer, slot },
+            Err(error) if is_exhausted(&error) => {
+                drop(slot);
+                tracing::warn!(%error, pod = %context.pod.uid, "cannot accept; connections wait in the backlog");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+            Err(error) => tracing::debug!(%error, "a connection ended before it was accepted"),
+        }
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
