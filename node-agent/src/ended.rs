@@ -8,9 +8,12 @@ use warren_mesh::telemetry::{ConnectionRecord, ResponseFlag};
 
 use crate::sys::socket::reset_on_close;
 
-/// Why a line ended early, with everything that must still be done about it.
+/// Why a line ended early, with everything that must still be done about it. Boxed: it is the rare outcome of every
+/// stage.
 #[must_use = "an early end must be concluded: recorded, and passed on as a reset"]
-pub(crate) struct Ended {
+pub(crate) struct Ended(Box<End>);
+
+struct End {
     tcp: Option<TcpStream>,
     record: ConnectionRecord,
     why: Why,
@@ -24,13 +27,13 @@ enum Why {
 impl Ended {
     /// Refused although everything works: an identity or address that may not do this.
     pub(crate) fn denied(tcp: TcpStream, record: ConnectionRecord, reason: impl Into<String>) -> Self {
-        Self { tcp: Some(tcp), record, why: Why::Denied { reason: reason.into(), policy: None } }
+        Self::new(Some(tcp), record, Why::Denied { reason: reason.into(), policy: None })
     }
 
     /// Denied by policy.
     pub(crate) fn by_policy(tcp: Option<TcpStream>, record: ConnectionRecord, denial: &Denial) -> Self {
         let policy = denial.policy.as_ref().map(ToString::to_string);
-        Self { tcp, record, why: Why::Denied { reason: denial.to_string(), policy } }
+        Self::new(tcp, record, Why::Denied { reason: denial.to_string(), policy })
     }
 
     /// Something on the way does not work.
@@ -40,18 +43,22 @@ impl Ended {
         flag: ResponseFlag,
         reason: impl Into<String>,
     ) -> Self {
-        Self { tcp: tcp.into(), record, why: Why::Failed { flag, reason: reason.into() } }
+        Self::new(tcp.into(), record, Why::Failed { flag, reason: reason.into() })
     }
 
     /// Records the end and resets the application's connection: it must not look like a clean one.
     pub(crate) fn conclude(self) {
-        match self.why {
-            Why::Denied { reason, policy } => self.record.deny(reason, policy),
-            Why::Failed { flag, reason } => self.record.fail(flag, reason),
+        let End { tcp, record, why } = *self.0;
+        match why {
+            Why::Denied { reason, policy } => record.deny(reason, policy),
+            Why::Failed { flag, reason } => record.fail(flag, reason),
         }
-        if let Some(tcp) = self.tcp {
+        if let Some(tcp) = tcp {
             // Fails only for a socket that is closed already.
             let _ = reset_on_close(tcp.as_fd());
         }
+    }
+    fn new(tcp: Option<TcpStream>, record: ConnectionRecord, why: Why) -> Self {
+        Self(Box::new(End { tcp, record, why }))
     }
 }

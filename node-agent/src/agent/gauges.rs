@@ -4,6 +4,43 @@ use warren_mesh::telemetry::{FloatGauge, Metrics};
 
 use super::board::{Notes, PodState};
 use crate::budget::Budget;
+use crate::capture::Counters;
+
+/// Something that the kernel side counts: name, help, and where it stands.
+type KernelCount = (&'static str, &'static str, fn(&Counters) -> u64);
+
+/// All of them.
+const KERNEL: [KernelCount; 10] = [
+    ("warren_kernel_captured", "Connections captured", |counters| counters.captured),
+    ("warren_kernel_passed", "Connections of enrolled pods left alone", |counters| counters.passed),
+    ("warren_kernel_undone", "Sockets released after an earlier capture", |counters| counters.undone),
+    ("warren_kernel_refused_away", "Connections refused because the agent was away", |counters| counters.refused_away),
+    ("warren_kernel_refused_error", "Connections refused because capture failed", |counters| counters.refused_error),
+    ("warren_kernel_option_refused", "Attempts to re-mark or re-bind captured sockets", |counters| {
+        counters.option_refused
+    }),
+    ("warren_kernel_syn_held", "SYNs that were made to wait for the agent", |counters| counters.syn_held),
+    ("warren_kernel_plaintext_refused", "Plaintext SYNs refused by verdict", |counters| counters.plaintext_refused),
+    ("warren_kernel_no_listener", "SYNs refused because the agent had no listener", |counters| counters.no_listener),
+    ("warren_kernel_events_lost", "Events lost because nobody read them", |counters| counters.events_lost),
+];
+
+/// Gauges of what the kernel side has counted since its maps were made.
+pub(crate) struct KernelGauges(Vec<FloatGauge>);
+
+impl KernelGauges {
+    /// Registers the gauges.
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        Self(KERNEL.iter().map(|(name, help, _)| metrics.gauge(name, help)).collect())
+    }
+
+    /// Sets them.
+    pub(crate) fn set(&self, counters: &Counters) {
+        for (gauge, (_, _, value)) in self.0.iter().zip(KERNEL) {
+            gauge.set(value(counters) as f64);
+        }
+    }
+}
 
 /// Handles of the gauges, registered once.
 #[derive(Clone)]

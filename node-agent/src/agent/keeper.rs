@@ -88,6 +88,11 @@ impl Keeper {
         }
     }
 
+    /// When a failed enrolment is to be tried again, if there is one.
+    pub(crate) fn next_try(&self) -> Option<Instant> {
+        self.failed.values().map(|failed| failed.again).min()
+    }
+
     /// The pods for the board.
     pub(crate) fn entries(&self) -> Vec<PodEntry> {
         let enrolled = self.enrolled.values().map(|one| PodEntry {
@@ -125,14 +130,20 @@ impl Keeper {
         let started = Instant::now();
         match self.capture.enrol(&spec) {
             Ok(enrolled) => {
-                tracing::info!(pod = %name(&want.pod), took = ?started.elapsed(), "pod enrolled");
+                let (took, adopted) = (started.elapsed(), enrolled.adopted);
+                tracing::info!(pod = %name(&want.pod), ?took, adopted, "pod enrolled");
                 self.failed.remove(&uid);
                 self.serve(want, enrolled, flows);
             }
-            Err(error) => {
+            Err(failure) => {
                 let error =
-                    PodError { step: error.step.as_str().to_owned(), reason: crate::exit::chain(&error.source) };
-                tracing::error!(pod = %name(&want.pod), step = error.step, reason = error.reason, "pod not enrolled");
+                    PodError { step: failure.step.as_str().to_owned(), reason: crate::exit::chain(&failure.source) };
+                let (pod, step, reason) = (name(&want.pod), &error.step, &error.reason);
+                if failure.is_transient() {
+                    tracing::info!(pod, step, reason, "pod not enrolled yet");
+                } else {
+                    tracing::error!(pod, step, reason, "pod not enrolled");
+                }
                 self.failed.insert(uid, Failed { pod: want.pod, error, pause, again: Instant::now() + pause });
             }
         }

@@ -23,7 +23,7 @@ use warren_mesh::telemetry::{AuditTarget, Telemetry, TelemetryConfig};
 
 use self::board::Board;
 use self::flows::KernelFlows;
-use self::gauges::Gauges;
+use self::gauges::{Gauges, KernelGauges};
 use self::keeper::Keeper;
 use self::pages::{AgentPages, PublicPages, StatusPages};
 use crate::budget::Budget;
@@ -76,8 +76,10 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
     };
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
+    let kernel = KernelGauges::register(telemetry.metrics());
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
-    let mut agent = Agent { config, defaults, files, flows: KernelFlows::new(shared.clone()), shared, board, keeper };
+    let mut agent =
+        Agent { config, defaults, files, flows: KernelFlows::new(shared.clone()), shared, board, keeper, kernel };
     agent.apply(loaded);
     agent.board.notes().ready = true;
     println!("warren: ready node={} pods={}", agent.config.node, agent.keeper.entries().len());
@@ -93,6 +95,7 @@ struct Agent {
     board: Arc<Board>,
     flows: KernelFlows,
     keeper: Keeper,
+    kernel: KernelGauges,
 }
 
 impl Agent {
@@ -112,6 +115,7 @@ impl Agent {
                 _ = interrupt.recv() => break,
                 _ = world.tick() => self.look_at_files(),
                 _ = audit.tick() => self.audit()?,
+                () = at(self.keeper.next_try()) => self.reconcile(),
                 event = events.next() => self.kernel_event(event.map_err(runtime)?),
             }
         }
@@ -191,10 +195,18 @@ impl Agent {
             tracing::warn!(repaired = finding.repaired, "auditor: {what}");
             self.board.found(what, finding.repaired);
         }
-        self.keeper.reconcile(&mut self.flows);
+        match self.keeper.capture.counters() {
+            Ok(counters) => self.kernel.set(&counters),
+            Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
+        }
         self.flows.prune();
-        self.board.notes().pods = self.keeper.entries();
+        self.reconcile();
         Ok(())
+    }
+
+    fn reconcile(&mut self) {
+        self.keeper.reconcile(&mut self.flows);
+        self.board.notes().pods = self.keeper.entries();
     }
 
     fn kernel_event(&mut self, event: crate::capture::KernelEvent) {
@@ -239,6 +251,14 @@ impl Agent {
 
     fn proxied(&self) -> usize {
         self.shared.live.snapshot().iter().filter(|(_, connection)| connection.is_proxied()).count()
+    }
+}
+
+/// Waits until a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
