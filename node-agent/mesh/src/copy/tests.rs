@@ -214,7 +214,7 @@ fn a_slow_reader_holds_the_sender_back() {
 }
 
 #[test]
-fn a_slow_reader_of_small_messages_costs_nobody_the_tunnel() {
+fn small_messages_to_a_slow_reader_arrive_exactly() {
     on_worker(async {
         let mut line = line(Limits { small_frame_budget: 256 * 1000, ..Limits::default() }).await;
         const MESSAGES: usize = 20_000;
