@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,9 +24,24 @@ const POLL: Duration = Duration::from_millis(100);
 /// Everything both agents wrote so far.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
-    events: Vec<Value>,
+    events: Vec<Event>,
     /// Lines that are not JSON.
     broken: Vec<String>,
+}
+
+/// One line of an audit log.
+#[derive(Debug)]
+pub(super) struct Event {
+    value: Value,
+    line: String,
+}
+
+impl Deref for Event {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.value
+    }
 }
 
 impl Evidence {
@@ -37,7 +53,7 @@ impl Evidence {
             // The last line may be half written.
             for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
                 match serde_json::from_str(line) {
-                    Ok(event) => evidence.events.push(event),
+                    Ok(value) => evidence.events.push(Event { value, line: line.trim_end().to_owned() }),
                     Err(error) => evidence.broken.push(format!("{error}: {line}")),
                 }
             }
@@ -60,7 +76,7 @@ impl Evidence {
     }
 
     /// What the server's side recorded of a pair's calls.
-    pub(super) fn of(&self, from: Pod, to: Pod) -> impl Iterator<Item = &Value> {
+    pub(super) fn of(&self, from: Pod, to: Pod) -> impl Iterator<Item = &Event> {
         let identity = to.identity();
         self.events.iter().filter(move |event| {
             event["event"] == "connection"
@@ -86,7 +102,7 @@ impl Evidence {
                     || event["source_identity"].as_str() != from.identity().as_deref()
                     || event["mtls"] != from.enrolled
             });
-            faults.extend(wrong.map(|event| format!("{} → {}: {event}", from.name, to.name)));
+            faults.extend(wrong.map(|event| format!("{} → {}: {}", from.name, to.name, event.line)));
         }
         faults
     }
@@ -101,8 +117,8 @@ impl Evidence {
     }
 
     /// One event of a denied pair, as the agent wrote it.
-    pub(super) fn denial(&self, row: &Row) -> Option<&Value> {
-        self.of(row.from, row.to).find(|event| event["decision"] == "DENY")
+    pub(super) fn denial(&self, row: &Row) -> Option<&str> {
+        self.of(row.from, row.to).find(|event| event["decision"] == "DENY").map(|event| event.line.as_str())
     }
 
     /// Events that do not fit the published schemas.
@@ -112,7 +128,7 @@ impl Evidence {
         let mut faults = self.broken.clone();
         for event in &self.events {
             let schema = if event["event"] == "mtls_handshake" { &handshake } else { &connection };
-            faults.extend(schema.faults(event).into_iter().map(|fault| format!("{fault}: {event}")));
+            faults.extend(schema.faults(event).into_iter().map(|fault| format!("{fault}: {}", event.line)));
         }
         Ok(faults)
     }

@@ -13,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use super::lab::{LINK, NODES, PODS};
 use super::pcap::{self, Segment};
 use super::process::{Daemon, inside};
+use crate::process;
 
 const HBONE_PORT: u16 = 15008;
 const START_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
-/// Time for the last segments to reach the file.
-const SETTLE: Duration = Duration::from_millis(300);
+/// The payload of the ping that marks the end of a recording: what came before
+/// it has reached the file when it has. In hexadecimal, as ping wants it.
+const END_MARK: &[u8; 10] = b"warren-end";
+const MARK_LIMIT: Duration = Duration::from_secs(5);
 /// A TLS 1.3 record's content and its expansion.
 const LARGEST_RECORD: usize = 16384 + 256;
 const RECORD_HEADER: usize = 5;
@@ -37,7 +40,9 @@ impl Recording {
         let file = directory.join(format!("{name}.pcap"));
         let log = directory.join(format!("{name}.tcpdump.log"));
         let mut command = inside(&NODES[0].netns(), "tcpdump");
-        command.args(["-i", LINK, "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w"]).arg(&file);
+        command
+            .args(["-i", LINK, "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-Z", "root", "-w"])
+            .arg(&file);
         let mut tcpdump = Daemon::start("tcpdump", &log, &mut command)?;
         let started = Instant::now();
         while !fs::read_to_string(&log).unwrap_or_default().contains("listening on") {
@@ -51,16 +56,32 @@ impl Recording {
 
     /// Ends it and reads what it recorded.
     pub(super) fn stop(mut self) -> Result<Found> {
-        thread::sleep(SETTLE);
+        let marked = self.mark_the_end();
         self.tcpdump.ask_to_end();
         self.tcpdump.wait();
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let bytes = fs::read(&self.file).with_context(|| self.file.display().to_string())?;
+        marked?;
         let mut found = analyse(&bytes)?;
         if !log.contains("\n0 packets dropped by kernel") {
             found.faults.push(format!("tcpdump lost packets, so that the proof has holes: {}", log.trim()));
         }
         Ok(found)
+    }
+
+    fn mark_the_end(&self) -> Result<()> {
+        let digits: String = END_MARK.iter().map(|byte| format!("{byte:02x}")).collect();
+        let [peer, _] = NODES[1].addresses();
+        let mut ping = inside(&NODES[0].netns(), "ping");
+        process::output(ping.args(["-c", "1", "-W", "2", "-s", "64", "-p", &digits, &peer.to_string()]))?;
+        let started = Instant::now();
+        while memchr::memmem::find(&fs::read(&self.file)?, END_MARK).is_none() {
+            if started.elapsed() > MARK_LIMIT {
+                bail!("the recording of the link does not reach its end mark");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// The recording as a daemon, for an end without looking at it.
