@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use warren_core::identity::{PodUid, SpiffeId};
 use warren_core::world::{Pod, World};
-use warren_mesh::identity::PodIdentity;
+use warren_mesh::identity::{IdentitySnapshot, NoIdentity, PodIdentity};
 use warren_mesh::limits::Limits;
 use warren_mesh::live::LiveRegistry;
 use warren_mesh::telemetry::{Direction, Telemetry};
@@ -57,6 +58,34 @@ pub(crate) struct LocalPod {
     pub(crate) netns: Arc<NetNs>,
     /// Its SVID, when there is one.
     pub(crate) identity: PodIdentity,
+    held: Semaphore,
+}
+
+/// Why a connection cannot have its pod's SVID.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoSvid {
+    /// There is none, and waiting did not help.
+    #[error(transparent)]
+    None(#[from] NoIdentity),
+    /// So many connections wait for it already that another one is refused at once.
+    #[error("too many connections of this pod wait for its SVID")]
+    TooManyHeld,
+}
+
+impl LocalPod {
+    /// A pod as it was enrolled.
+    pub(crate) fn new(uid: PodUid, netns: Arc<NetNs>, identity: PodIdentity, limits: &Limits) -> Self {
+        Self { uid, netns, identity, held: Semaphore::new(limits.held_for_svid) }
+    }
+
+    /// The SVID for a handshake now. Without one the connection is held, within the limits, and then refused.
+    pub(crate) async fn svid(&self, limits: &Limits) -> Result<Arc<IdentitySnapshot>, NoSvid> {
+        if let Ok(snapshot) = self.identity.current() {
+            return Ok(snapshot);
+        }
+        let _held = self.held.try_acquire().map_err(|_| NoSvid::TooManyHeld)?;
+        Ok(self.identity.wait(limits.svid_wait).await?)
+    }
 }
 
 /// How a connection is carried.

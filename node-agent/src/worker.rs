@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use warren_core::identity::PodUid;
 use warren_mesh::hbone::Pool;
@@ -99,6 +99,8 @@ pub(crate) struct PodContext {
     pub(crate) pod: Arc<LocalPod>,
     /// Tunnels of this pod on this worker.
     pub(crate) pool: Pool,
+    /// Server handshakes that may be under way at once.
+    pub(crate) handshakes: Semaphore,
     /// What listeners and tunnels may still do.
     pub(crate) phase: watch::Sender<Phase>,
 }
@@ -154,7 +156,13 @@ async fn beat(heartbeat: Heartbeat) {
 
 fn serve(shared: &Arc<Shared>, pod: Arc<LocalPod>, listeners: WorkerListeners) -> Served {
     let pool = Pool::new(shared.limits.clone(), shared.telemetry.clone());
-    let context = Rc::new(PodContext { shared: shared.clone(), pod, pool, phase: watch::Sender::new(Phase::Serving) });
+    let context = Rc::new(PodContext {
+        shared: shared.clone(),
+        pod,
+        pool,
+        handshakes: Semaphore::new(shared.limits.inflight_handshakes),
+        phase: watch::Sender::new(Phase::Serving),
+    });
     let mut loops = JoinSet::new();
     for listener in listeners.outbound {
         loops.spawn_local(accept_loop(listener, context.clone(), 2, outbound::serve));

@@ -59,12 +59,8 @@ pub struct Limits {
     pub held_for_svid: usize,
     /// How long a connection is held for an SVID.
     pub svid_wait: Duration,
-    /// TLS handshakes under way at once, per worker.
+    /// TLS handshakes under way at once, per pod, worker and direction.
     pub inflight_handshakes: usize,
-    /// Backlog of every listener.
-    pub listen_backlog: u32,
-    /// Time that live connections get after a drain began.
-    pub drain_deadline: Duration,
 }
 
 impl Default for Limits {
@@ -93,8 +89,6 @@ impl Default for Limits {
             held_for_svid: 1024,
             svid_wait: Duration::from_secs(5),
             inflight_handshakes: 256,
-            listen_backlog: 1024,
-            drain_deadline: Duration::from_secs(5),
         }
     }
 }

@@ -51,7 +51,6 @@ pub(crate) struct Gauges {
     rejected: FloatGauge,
     descriptors: FloatGauge,
     descriptor_limit: FloatGauge,
-    resident: FloatGauge,
 }
 
 impl Gauges {
@@ -65,7 +64,6 @@ impl Gauges {
             descriptors: metrics.gauge("warren_connection_descriptors", "File descriptors in use by connections"),
             descriptor_limit: metrics
                 .gauge("warren_connection_descriptors_limit", "File descriptors that connections may use"),
-            resident: metrics.gauge("warren_resident_memory_bytes", "Resident memory of the agent"),
         }
     }
 
@@ -78,15 +76,5 @@ impl Gauges {
         self.rejected.set(notes.rejections.len() as f64);
         self.descriptors.set(budget.used() as f64);
         self.descriptor_limit.set(budget.total() as f64);
-        self.resident.set(resident_bytes());
     }
-}
-
-/// Resident memory, as /proc/self/statm has it.
-fn resident_bytes() -> f64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<f64>().ok());
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
-    pages.unwrap_or(0.0) * page as f64
 }

@@ -152,7 +152,7 @@ impl Keeper {
     fn serve(&mut self, want: DesiredPod, enrolled: EnrolledPod, flows: &mut KernelFlows) {
         let uid = want.pod.uid.clone();
         let identity = self.source.add_pod(&uid, &want.pod.identity);
-        let local = Arc::new(LocalPod { uid: uid.clone(), netns: enrolled.netns, identity });
+        let local = Arc::new(LocalPod::new(uid.clone(), enrolled.netns, identity, &self.shared.limits));
         self.shared.budget.add_pod(&uid);
         for (worker, listeners) in self.workers.iter().zip(enrolled.listeners) {
             worker.send(WorkerCommand::Serve { pod: local.clone(), listeners });

@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
         world: ArcSwap::from_pointee(World::empty(loaded.world.mesh.clone())),
         telemetry: telemetry.clone(),
         live: LiveRegistry::default(),
-        limits: Arc::new(Limits { svid_wait: config.svid_wait, drain_deadline: config.drain, ..Limits::default() }),
+        limits: Arc::new(Limits { svid_wait: config.svid_wait, ..Limits::default() }),
         budget,
         exemption: capture.exemption(),
         mark: config.mark,

@@ -61,15 +61,18 @@ impl Accepted {
     async fn authenticate(self) -> Option<Authenticated> {
         let Self { context, tcp, peer, dialled } = self;
         let shared = context.shared.clone();
-        let snapshot = match context.pod.identity.wait(shared.limits.svid_wait).await {
+        let snapshot = match context.pod.svid(&shared.limits).await {
             Ok(snapshot) => snapshot,
             Err(none) => {
                 unidentified(&context, peer, dialled, &none.to_string());
                 return None;
             }
         };
+        // Never closed; a wait here is back-pressure on peers that all come at once.
+        let handshake = context.handshakes.acquire().await;
         let started = Instant::now();
         let outcome = accept(tcp, &snapshot, &shared.limits).await;
+        drop(handshake);
         let world = shared.world.load();
         let parties = Parties {
             connection_id: shared.telemetry.connection_id(),

@@ -117,7 +117,7 @@ impl Tunnelling {
         let Self { accepted, world, pod, mut record, route } = self;
         let context = accepted.context.clone();
         let shared = &context.shared;
-        let snapshot = match context.pod.identity.wait(shared.limits.svid_wait).await {
+        let snapshot = match context.pod.svid(&shared.limits).await {
             Ok(snapshot) => snapshot,
             Err(none) => {
                 return Err(Ended::failed(accepted.tcp, record, ResponseFlag::IdentityError, none.to_string()));
