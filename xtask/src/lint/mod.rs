@@ -100,8 +100,9 @@ fn deny(workspace: &Workspace, directory: &str) -> Outcome {
 fn advisories(workspace: &Workspace) -> Outcome {
     let mut fetch = cargo_deny(workspace, ".");
     if let Err(error) = process::output(fetch.args(["fetch", "db"])) {
-        let first = format!("{error:#}");
-        let cause = first.lines().next().unwrap_or_default();
+        let said = format!("{error:#}");
+        // Behind time and level; what follows the first colon is the transport's own story.
+        let cause = said.split("[ERROR] ").nth(1).unwrap_or(&said).split(':').next().unwrap_or_default();
         return Outcome::Skipped(format!("the advisory database cannot be fetched here ({cause})"));
     }
     let results = [".", SEPARATE[0], SEPARATE[1]].map(|directory| {
