@@ -18,6 +18,7 @@ mod sys;
 mod worker;
 mod world_file;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -32,8 +33,10 @@ fn main() -> ExitCode {
         Command::Agent(agent) => match *agent {
             AgentCommand { action: Some(AgentAction::Cleanup(args)), .. } => command::cleanup::run(&args),
             AgentCommand { run: Some(args), .. } => run_agent(args),
-            // clap has asked for the flags by then.
-            AgentCommand { action: None, run: None } => Ok(()),
+            AgentCommand { action: None, run: None } => Err(Fatal {
+                exit: Exit::Usage,
+                message: "agent needs at least --node, --world and --ca-dir; see `warren agent --help`".to_owned(),
+            }),
         },
         Command::Status(args) => block_on(command::status::run(args)),
         Command::Ca(ca) => command::ca::run(ca.action),
@@ -55,7 +58,8 @@ fn run_agent(args: cli::AgentArgs) -> Result<(), Fatal> {
 
 fn log_to_stderr(filter: &str, json: bool) {
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     if json { builder.json().init() } else { builder.init() }
 }
 

@@ -56,8 +56,7 @@ pub(crate) struct LocalPod {
     pub(crate) uid: PodUid,
     /// Its network namespace.
     pub(crate) netns: Arc<NetNs>,
-    /// Its SVID, when there is one.
-    pub(crate) identity: PodIdentity,
+    identity: ArcSwap<PodIdentity>,
     held: Semaphore,
 }
 
@@ -75,16 +74,28 @@ pub(crate) enum NoSvid {
 impl LocalPod {
     /// A pod as it was enrolled.
     pub(crate) fn new(uid: PodUid, netns: Arc<NetNs>, identity: PodIdentity, limits: &Limits) -> Self {
+        let identity = ArcSwap::from_pointee(identity);
         Self { uid, netns, identity, held: Semaphore::new(limits.held_for_svid) }
+    }
+
+    /// Its identity, with the SVID when there is one.
+    pub(crate) fn identity(&self) -> Arc<PodIdentity> {
+        self.identity.load_full()
+    }
+
+    /// Gives the pod another identity: its object names another ServiceAccount now.
+    pub(crate) fn set_identity(&self, identity: PodIdentity) {
+        self.identity.store(Arc::new(identity));
     }
 
     /// The SVID for a handshake now. Without one the connection is held, within the limits, and then refused.
     pub(crate) async fn svid(&self, limits: &Limits) -> Result<Arc<IdentitySnapshot>, NoSvid> {
-        if let Ok(snapshot) = self.identity.current() {
+        let identity = self.identity();
+        if let Ok(snapshot) = identity.current() {
             return Ok(snapshot);
         }
         let _held = self.held.try_acquire().map_err(|_| NoSvid::TooManyHeld)?;
-        Ok(self.identity.wait(limits.svid_wait).await?)
+        Ok(identity.wait(limits.svid_wait).await?)
     }
 }
 

@@ -24,6 +24,8 @@ pub enum CancelReason {
     },
     /// The pod is gone or was withdrawn from the mesh.
     PodGone,
+    /// The pod has another identity now; this was opened under the earlier one.
+    IdentityChanged,
     /// The agent stops and the drain deadline has passed.
     DrainDeadline,
     /// A trusted root that vouched for the peer was removed.
@@ -36,6 +38,7 @@ impl CancelReason {
         match self {
             Self::PolicyChanged { .. } => "policy_changed",
             Self::PodGone => "pod_gone",
+            Self::IdentityChanged => "identity_changed",
             Self::DrainDeadline => "drain_deadline",
             Self::TrustWithdrawn => "trust_withdrawn",
         }
@@ -47,6 +50,7 @@ impl fmt::Display for CancelReason {
         match self {
             Self::PolicyChanged { reason, .. } => write!(f, "no longer allowed: {reason}"),
             Self::PodGone => f.write_str("the pod is gone"),
+            Self::IdentityChanged => f.write_str("the pod has another identity"),
             Self::DrainDeadline => f.write_str("drain deadline passed"),
             Self::TrustWithdrawn => f.write_str("the peer's root is no longer trusted"),
         }

@@ -77,9 +77,7 @@ impl Keeper {
             }
         }
         for want in &desired {
-            if let Some(one) = self.enrolled.get_mut(&want.pod.uid) {
-                one.pod = want.pod.clone();
-            }
+            self.rename(&want.pod);
         }
         self.finish_leaving(flows);
         let wanted = |uid: &PodUid| desired.iter().any(|want| want.pod.uid == *uid);
@@ -161,6 +159,26 @@ impl Keeper {
         self.enrolled.insert(uid, Enrolled { pod: want.pod.clone(), local, desired: want, leaving: false });
     }
 
+    /// Follows an object whose content changed. Another ServiceAccount means another identity: what was opened under the
+    /// old one ends.
+    fn rename(&mut self, pod: &Arc<Pod>) {
+        let Some(one) = self.enrolled.get_mut(&pod.uid) else { return };
+        one.pod = pod.clone();
+        if *one.local.identity().id() != pod.identity {
+            one.local.set_identity(self.source.add_pod(&pod.uid, &pod.identity));
+            self.cancel_connections(&pod.uid, &CancelReason::IdentityChanged);
+            tracing::info!(pod = %name(pod), identity = %pod.identity, "pod has another identity");
+        }
+    }
+
+    fn cancel_connections(&self, uid: &PodUid, reason: &CancelReason) {
+        self.shared.live.for_each(|id, connection| {
+            if connection.pod == *uid {
+                self.shared.live.cancel(id, reason.clone());
+            }
+        });
+    }
+
     fn update(&mut self, want: DesiredPod) {
         let Some(one) = self.enrolled.get_mut(&want.pod.uid) else { return };
         match self.capture.update(&want.pod.uid, &want.pod.ips, &want.plan) {
@@ -206,11 +224,7 @@ impl Keeper {
     /// Ends everything of a pod: connections, listeners, keys, kernel objects, descriptors.
     fn forget(&mut self, uid: &PodUid, flows: &mut KernelFlows) {
         let Some(one) = self.enrolled.remove(uid) else { return };
-        self.shared.live.for_each(|id, connection| {
-            if connection.pod == *uid {
-                self.shared.live.cancel(id, CancelReason::PodGone);
-            }
-        });
+        self.cancel_connections(uid, &CancelReason::PodGone);
         for worker in &self.workers {
             worker.send(WorkerCommand::Stop(uid.clone()));
         }

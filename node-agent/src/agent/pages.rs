@@ -111,7 +111,7 @@ fn world_status(world: &World, notes: &Notes) -> WorldStatus {
 
 fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus {
     let pod = &entry.pod;
-    let identity = entry.local.as_ref().map(|local| local.identity.status());
+    let identity = entry.local.as_ref().map(|local| local.identity().status());
     let (state, error) = match &entry.state {
         PodState::Enrolled => ("enrolled", None),
         PodState::Leaving => ("leaving", None),
