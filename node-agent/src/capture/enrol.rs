@@ -40,8 +40,6 @@ pub(crate) struct PodSpec {
 pub(crate) struct EnrolledPod {
     /// Its network namespace; it lives as long as this is held.
     pub(crate) netns: Arc<NetNs>,
-    /// Cookie of the namespace.
-    pub(crate) cookie: u64,
     /// The listeners of each worker.
     pub(crate) listeners: Vec<WorkerListeners>,
     /// Whether an earlier agent had it, so that connections may have been waiting.
@@ -73,16 +71,9 @@ impl NodeCapture {
         let result = self.build(spec, &netns, &found, &plumbing, adopted);
         match result {
             Ok((object, listeners)) => {
-                let pod = Pod {
-                    netns: netns.clone(),
-                    ips: spec.ips.clone(),
-                    families: found.families,
-                    plumbing,
-                    object,
-                    capturing: true,
-                };
+                let pod = Pod { netns: netns.clone(), ips: spec.ips.clone(), plumbing, object, capturing: true };
                 self.pods.insert(spec.uid.clone(), pod);
-                Ok(EnrolledPod { netns, cookie, listeners, adopted })
+                Ok(EnrolledPod { netns, listeners, adopted })
             }
             Err(error) => {
                 if !adopted {

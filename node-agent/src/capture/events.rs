@@ -2,6 +2,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use aya::maps::{MapData, RingBuf};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use warren_ebpf_abi::{Event, EventKind, RefusalReason};
 
@@ -75,7 +76,10 @@ pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
 impl Events {
     /// Needs a tokio runtime.
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        AsyncFd::new(ring).map(Self)
+        // SAFETY: the ring's descriptor is that of its map, which it owns and never replaces, and which stays open until
+        // the ring, now owned by the `AsyncFd`, is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        Ok(Self(ring?))
     }
 
     /// Waits for the next event. Cancelling loses nothing.

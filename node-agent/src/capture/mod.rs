@@ -26,12 +26,10 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use audit::AuditFinding;
-pub(crate) use captured::CaptureDiff;
-pub(crate) use cleanup::{CleanupConfig, CleanupReport, cleanup};
+pub(crate) use cleanup::{CleanupConfig, cleanup};
 pub(crate) use config::{CaptureConfig, Mark};
 pub(crate) use enrol::{EnrolledPod, PodSpec};
-pub(crate) use error::{CaptureError, EnrolError, EnrolStep};
+pub(crate) use error::CaptureError;
 pub(crate) use events::{Events, KernelEvent};
 pub(crate) use handles::{Exemption, Heartbeat};
 pub(crate) use listeners::WorkerListeners;

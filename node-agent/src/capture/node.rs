@@ -23,7 +23,6 @@ use super::pins::{Pins, linked_program, replace_link};
 use super::plumbing::Plumbing;
 use super::pod::PodObject;
 use super::state::State;
-use crate::sys::netlink::IpFamily;
 use crate::sys::netns::NetNs;
 
 /// A node's programs with the way each is attached (`enum bpf_attach_type`). The hook that would let a captured
@@ -59,7 +58,6 @@ pub(crate) struct NodeCapture {
 pub(super) struct Pod {
     pub(super) netns: Arc<NetNs>,
     pub(super) ips: Vec<IpAddr>,
-    pub(super) families: Vec<IpFamily>,
     pub(super) plumbing: Plumbing,
     pub(super) object: PodObject,
     /// False once it is being withdrawn.

@@ -2,8 +2,10 @@
 //!
 //! A captured socket bears the mark and is bound to `lo`. The first rule leads it to a table whose only route delivers
 //! everything locally; the second answers "unreachable" should the first be missing; the `local` rule, which would
-//! otherwise come first and name the interface that owns an address, moves behind them.
+//! otherwise come first and name the interface that owns an address, moves behind them. The settings make answers to
+//! marked packets bear the mark, the kernel's own ones (RST) included, which would otherwise leave the pod.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Mark;
 use crate::sys::netlink::{Action, IpFamily, RouteSocket, Rule};
-use crate::sys::sysctl::{self, TCP_FWMARK_ACCEPT};
+use crate::sys::sysctl::{self, FWMARK_REFLECT_V4, FWMARK_REFLECT_V6, TCP_FWMARK_ACCEPT};
 
 /// The kernel's table of local addresses.
 const LOCAL_TABLE: u32 = 255;
@@ -32,8 +34,8 @@ pub(super) struct Plumbing {
     table: u32,
     /// Families the namespace has, with the pod's preferred source address in each.
     families: Vec<(IpFamily, Option<IpAddr>)>,
-    /// The setting as it was before.
-    fwmark_accept: String,
+    /// Settings as they were before.
+    settings: BTreeMap<String, String>,
 }
 
 impl Plumbing {
@@ -44,13 +46,15 @@ impl Plumbing {
             mask: mark.mask,
             table,
             families: families.iter().map(|family| (*family, source(*family, ips))).collect(),
-            fwmark_accept: sysctl::read(TCP_FWMARK_ACCEPT)?,
+            settings: settings(families)
+                .map(|name| Ok((name.to_owned(), sysctl::read(name)?)))
+                .collect::<io::Result<_>>()?,
         })
     }
 
     /// Takes over what an earlier agent wrote down about how the namespace was before it.
     pub(super) fn inherit(&mut self, earlier: &Self) {
-        self.fwmark_accept.clone_from(&earlier.fwmark_accept);
+        self.settings.extend(earlier.settings.clone());
     }
 
     /// Whether the rules are the same ones.
@@ -67,21 +71,27 @@ impl Plumbing {
 
     /// Makes everything as it is to be; in the namespace this thread is in. It may be repeated.
     pub(super) fn apply(&self) -> io::Result<()> {
-        sysctl::write(TCP_FWMARK_ACCEPT, "1")?;
+        for name in self.settings.keys() {
+            sysctl::write(name, "1")?;
+        }
         let socket = RouteSocket::open()?;
         for (family, source) in &self.families {
             // The route first: a rule without it leads to the guard.
             socket.set_local_default(*family, self.table, *source)?;
+            socket.remove_others(*family, self.table, *source)?;
             self.set_rules(&socket, *family)?;
         }
         Ok(())
     }
 
     fn set_rules(&self, socket: &RouteSocket, family: IpFamily) -> io::Result<()> {
+        let standing = socket.rules(family)?;
         for rule in [self.local(), self.guard(), self.capture()] {
-            socket.add_rule(family, rule)?;
+            if !standing.contains(&rule) {
+                socket.add_rule(family, rule)?;
+            }
         }
-        if socket.rules(family)?.contains(&KERNEL_LOCAL) {
+        if standing.contains(&KERNEL_LOCAL) {
             socket.remove_rule(family, KERNEL_LOCAL)?;
         }
         Ok(())
@@ -91,8 +101,11 @@ impl Plumbing {
     pub(super) fn undo(&self) -> io::Result<()> {
         let socket = RouteSocket::open()?;
         for (family, _) in &self.families {
-            socket.add_rule(*family, KERNEL_LOCAL)?;
+            // The kernel does not notice that its own rule is there already.
             let standing = socket.rules(*family)?;
+            if !standing.contains(&KERNEL_LOCAL) {
+                socket.add_rule(*family, KERNEL_LOCAL)?;
+            }
             // The kernel removes the first rule that fits, so only what stands there is named.
             for rule in [self.capture(), self.guard(), self.local()] {
                 if standing.contains(&rule) {
@@ -101,14 +114,16 @@ impl Plumbing {
             }
             socket.remove_local_default(*family, self.table)?;
         }
-        sysctl::write(TCP_FWMARK_ACCEPT, &self.fwmark_accept)
+        self.settings.iter().try_for_each(|(name, before)| sysctl::write(name, before))
     }
 
     /// Says what is not as it is to be; in the namespace this thread is in.
     pub(super) fn differences(&self) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
-        if sysctl::read(TCP_FWMARK_ACCEPT)? != "1" {
-            found.push(format!("{TCP_FWMARK_ACCEPT} is not 1"));
+        for name in self.settings.keys() {
+            if sysctl::read(name)? != "1" {
+                found.push(format!("{name} is not 1"));
+            }
         }
         let socket = RouteSocket::open()?;
         for (family, source) in &self.families {
@@ -142,6 +157,11 @@ impl Plumbing {
 }
 
 const KERNEL_LOCAL: Rule = Rule { priority: LOCAL_PRIORITY, mark: None, action: Action::Table(LOCAL_TABLE) };
+
+fn settings(families: &[IpFamily]) -> impl Iterator<Item = &'static str> {
+    let v6 = families.contains(&IpFamily::V6).then_some(FWMARK_REFLECT_V6);
+    [TCP_FWMARK_ACCEPT, FWMARK_REFLECT_V4].into_iter().chain(v6)
+}
 
 fn source(family: IpFamily, ips: &[IpAddr]) -> Option<IpAddr> {
     ips.iter().copied().find(|ip| ip.is_ipv4() == (family == IpFamily::V4))

@@ -24,6 +24,7 @@ pub(crate) enum IpFamily {
 
 impl IpFamily {
     /// Both.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     fn code(self) -> AddressFamily {

@@ -95,7 +95,7 @@ impl Bed {
         Node { capture, pod, _beating: beating }
     }
 
-    pub(super) fn cleanup(&self) -> crate::capture::CleanupReport {
+    pub(super) fn cleanup(&self) -> crate::capture::cleanup::CleanupReport {
         let config = self.config();
         let config = CleanupConfig { node: config.node, bpffs: config.bpffs, run_dir: config.run_dir };
         cleanup(&config).unwrap()

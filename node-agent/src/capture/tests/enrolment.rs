@@ -22,7 +22,7 @@ fn captured_connections_arrive_with_their_destination() {
         assert_eq!(server.local_addr().unwrap().ip().to_canonical(), expected.ip().to_canonical());
         assert_eq!(server.local_addr().unwrap().port(), expected.port());
         assert_eq!(peer.ip(), addr(from));
-        assert_eq!(netns_cookie(server.as_fd()).unwrap(), node.pod.cookie);
+        assert_eq!(netns_cookie(server.as_fd()).unwrap(), node.pod.netns.cookie());
         assert_eq!(bound_interface(client.as_fd()).unwrap(), 1);
         assert_connected(&mut client, &mut server);
     }

@@ -28,11 +28,31 @@ impl RouteSocket {
         table: u32,
         source: Option<IpAddr>,
     ) -> io::Result<bool> {
+        let standing = self.routes(family, table)?;
+        Ok(matches!(standing.as_slice(), [route] if is_local_default(route, source)))
+    }
+
+    /// Removes every route of a table but that of [`Self::set_local_default`].
+    pub(crate) fn remove_others(&self, family: IpFamily, table: u32, source: Option<IpAddr>) -> io::Result<()> {
+        for route in self.routes(family, table)? {
+            if !is_local_default(&route, source) {
+                absent_is_fine(self.0.change(RouteNetlinkMessage::DelRoute(route), 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn routes(&self, family: IpFamily, table: u32) -> io::Result<Vec<RouteMessage>> {
         let mut request = RouteMessage::default();
         request.header.address_family = family.code();
         let found = self.0.dump(RouteNetlinkMessage::GetRoute(request))?;
-        let in_table: Vec<_> = found.iter().filter_map(|message| in_table(message, table)).collect();
-        Ok(matches!(in_table.as_slice(), [route] if is_local_default(route, source)))
+        let is_in_table = |message: RouteNetlinkMessage| match message {
+            RouteNetlinkMessage::NewRoute(route) => {
+                route.attributes.contains(&RouteAttribute::Table(table)).then_some(route)
+            }
+            _ => None,
+        };
+        Ok(found.into_iter().filter_map(is_in_table).collect())
     }
 }
 
@@ -49,11 +69,6 @@ fn local_default(family: IpFamily, table: u32, source: Option<IpAddr>) -> RouteM
         message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
     }
     message
-}
-
-fn in_table(message: &RouteNetlinkMessage, table: u32) -> Option<&RouteMessage> {
-    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
-    route.attributes.contains(&RouteAttribute::Table(table)).then_some(route)
 }
 
 fn is_local_default(route: &RouteMessage, source: Option<IpAddr>) -> bool {

@@ -1,0 +1,54 @@
+//! The agent is away: for a short time connections wait, then they are refused, and never do they leave in clear.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::bed::{Beat, Bed, PEER4, PEER6, accept, assert_connected, captured, outbound};
+use crate::capture::NodeCapture;
+
+#[test]
+fn connections_wait_for_the_next_agent() {
+    let bed = Bed::new();
+    // Everything that a killed process loses.
+    drop(bed.node());
+    for target in [format!("{PEER4}:80"), format!("[{PEER6}]:80")] {
+        let started = Instant::now();
+        let target: SocketAddr = target.parse().unwrap();
+        let waiting = std::thread::scope(|scope| {
+            let waiting =
+                scope.spawn(|| bed.pod.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))).unwrap());
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!waiting.is_finished(), "it waits from the first SYN on");
+            let mut capture = NodeCapture::open(bed.config()).unwrap();
+            capture.set_captured(&captured()).unwrap();
+            let _beating = Beat::start(&capture);
+            let pod = capture.enrol(&bed.spec()).unwrap();
+            assert!(pod.adopted);
+            let (mut server, _) = accept(&outbound(&pod.listeners)).expect("the SYN was sent again");
+            let mut client = waiting.join().unwrap().unwrap();
+            assert_connected(&mut client, &mut server);
+            started.elapsed()
+        });
+        assert!(waiting < Duration::from_secs(3), "{waiting:?}");
+    }
+    assert_eq!(bed.tcp_seen_outside(), 0);
+}
+
+#[test]
+fn connections_are_refused_when_the_agent_is_away_for_too_long() {
+    let bed = Bed::new();
+    drop(bed.node());
+    let target: SocketAddr = format!("{PEER4}:80").parse().unwrap();
+    let connect = || bed.pod.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(10))).unwrap();
+    let started = Instant::now();
+    assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    let waited = started.elapsed();
+    assert!(waited > Duration::from_secs(2), "it waited first: {waited:?}");
+    let started = Instant::now();
+    assert_eq!(connect().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(started.elapsed() < Duration::from_millis(200), "then it is refused at once");
+    let six: SocketAddr = format!("[{PEER6}]:80").parse().unwrap();
+    let six = bed.pod.enter(|| TcpStream::connect_timeout(&six, Duration::from_secs(10))).unwrap();
+    assert_eq!(six.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(bed.tcp_seen_outside(), 0);
+}
