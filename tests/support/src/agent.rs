@@ -226,15 +226,23 @@ impl Agent {
     /// The metrics page.
     #[track_caller]
     pub fn metrics(&self) -> String {
+        self.http("/metrics").unwrap_or_else(|e| panic!("metrics: {e}"))
+    }
+
+    /// A page of the admin endpoint, asked for on the node.
+    ///
+    /// # Errors
+    /// The connection's, or the head of an answer that is not 200.
+    #[track_caller]
+    pub fn http(&self, path: &str) -> std::io::Result<String> {
         let ns = File::open(&self.how.netns).expect("node lives");
-        let reply = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 nix::sched::setns(&ns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
-                http_get("127.0.0.1:15020", "/metrics")
+                http_get("127.0.0.1:15020", path)
             });
             inside.join().expect("scrape")
-        });
-        reply.unwrap_or_else(|e| panic!("metrics: {e}"))
+        })
     }
 
     /// Sum of all series of a metric whose labels contain each of `labels` (`key="value"`).

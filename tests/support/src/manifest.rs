@@ -31,7 +31,7 @@ pub struct PodDocument {
     pub netns: PathBuf,
     /// Whether it is in the mesh.
     pub ambient: bool,
-    /// Labels beside `app: NAME`.
+    /// Labels; `app` is the name unless it stands here.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -127,8 +127,9 @@ impl Manifest {
 
 impl PodDocument {
     fn yaml(&self) -> String {
-        let mut labels = format!("app: {}", self.name);
-        for (key, value) in &self.labels {
+        let app = self.labels.get("app").unwrap_or(&self.name);
+        let mut labels = format!("app: {app}");
+        for (key, value) in self.labels.iter().filter(|(key, _)| *key != "app") {
             let _ = write!(labels, ", {key}: \"{value}\"");
         }
         let mode = if self.ambient { "ambient" } else { "none" };

@@ -173,30 +173,28 @@ fn a_forged_source_on_the_loopback_gets_no_identity() {
     assert_eq!(echo.peers().len(), 1, "only the victim itself was let in");
 }
 
-/// Loopback listeners of a namespace, from `/proc`; IPv4 ports.
-fn loopback_listeners(pair: &Pair) -> Vec<u16> {
-    let table = pair.client.ns.read("/proc/thread-self/net/tcp");
-    let listening = table.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A"));
-    let local = listening.filter_map(|line| line.split_whitespace().nth(1)?.strip_prefix("0100007F:"));
-    local.filter_map(|port| u16::from_str_radix(port, 16).ok()).collect()
+/// Everything that listens in the client pod: nothing but the agent does.
+fn listeners(pair: &Pair) -> Vec<SocketAddr> {
+    let table = pair.client.ns.check("ss", &["-Hltn"]);
+    table.lines().map(|line| line.split_whitespace().nth(3).unwrap().parse().unwrap()).collect()
 }
 
 #[test]
 fn the_agents_listeners_can_be_neither_dialled_nor_joined() {
     let pair = Pair::start();
     let echo = pair.echo(8080);
-    let ports = loopback_listeners(&pair);
-    assert!(!ports.is_empty(), "the agent listens on the pod's loopback");
+    let listeners = listeners(&pair);
+    assert!(!listeners.is_empty(), "the agent listens in the pod");
     let capture = Capture::start(pair.lab.node(0));
     let mut stolen = Vec::new();
-    for port in &ports {
-        let to = SocketAddr::from(([127, 0, 0, 1], *port));
-        let answer = exchange(&pair.client.ns, to, CANARY.as_bytes());
-        assert!(answer.as_ref().map_or(true, Vec::is_empty), "{to} answered {answer:?}");
-        stolen.extend(join(&pair, to));
-        stolen.extend(join(&pair, SocketAddr::from(([0, 0, 0, 0], *port))));
-        // From outside the pod: the listener is bound to loopback, the port is not the pod's.
-        let _ = exchange(&pair.server.ns, pair.client.at(*port), CANARY.as_bytes());
+    for at in &listeners {
+        let answer = exchange(&pair.client.ns, *at, CANARY.as_bytes());
+        assert!(answer.as_ref().map_or(true, Vec::is_empty), "{at} answered {answer:?}");
+        stolen.extend(join(&pair, *at));
+        let wildcard = if at.is_ipv4() { SocketAddr::from(([0, 0, 0, 0], at.port())) } else { any(at.port()) };
+        stolen.extend(join(&pair, wildcard));
+        // From outside the pod as well.
+        let _ = exchange(&pair.server.ns, SocketAddr::new(pair.client.v4(), at.port()), b"no TLS");
     }
     for _ in 0..20 {
         assert_echo(&pair.client.ns, pair.server.at(8080), CANARY.as_bytes());
@@ -209,7 +207,7 @@ fn the_agents_listeners_can_be_neither_dialled_nor_joined() {
 /// Tries to listen beside the agent, as root, with every option that lets sockets share a port.
 fn join(pair: &Pair, at: SocketAddr) -> Option<TcpListener> {
     pair.client.ns.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).ok()?;
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP)).ok()?;
         socket.set_reuse_address(true).ok()?;
         socket.set_reuse_port(true).ok()?;
         socket.bind(&at.into()).ok()?;
@@ -223,7 +221,7 @@ fn join(pair: &Pair, at: SocketAddr) -> Option<TcpListener> {
 fn a_listener_of_the_pod_gets_no_captured_connection() {
     let pair = Pair::start();
     let (echo, own) = (pair.echo(8080), Server::echo(&pair.client.ns, any(8080)));
-    let hbone = Server::echo(&pair.server.ns, any(15008));
+    let hbone = Server::echo(&pair.server.ns, pair.server.at(15008));
     for to in both_families(&pair, 8080) {
         assert_echo(&pair.client.ns, to, b"to the server, not to my own wildcard listener");
     }

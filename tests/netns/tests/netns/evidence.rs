@@ -1,49 +1,121 @@
 //! What an operator can see: status, audit events, handshake records, metrics; and that renewal disturbs nobody.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Scope;
 use std::time::Duration;
 
 use warren_test_support::client::{assert_echo, assert_refused, connect, exchange, ping_pong};
-use warren_test_support::eventually;
+use warren_test_support::command::{self, warren_bin};
 use warren_test_support::lab::TRUST_DOMAIN;
+use warren_test_support::{Agent, eventually};
 
 use crate::fixture::Pair;
+
+/// Requests over both families, one after the other, until told to stop.
+struct Load<'scope> {
+    stop: &'scope AtomicBool,
+    workers: Vec<std::thread::ScopedJoinHandle<'scope, (u32, Vec<String>)>>,
+}
+
+impl<'scope> Load<'scope> {
+    fn start<'env>(scope: &'scope Scope<'scope, 'env>, pair: &'env Pair, stop: &'env AtomicBool) -> Self {
+        let worker = |to| {
+            scope.spawn(move || {
+                let (mut done, mut failures) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match exchange(&pair.client.ns, to, b"request") {
+                        Ok(answer) if answer == b"request" => done += 1,
+                        other => failures.push(format!("{other:?}")),
+                    }
+                }
+                (done, failures)
+            })
+        };
+        Self { stop, workers: vec![worker(pair.server.at(8080)), worker(pair.server.at6(8080))] }
+    }
+
+    /// Ends it; none of many requests may have failed.
+    #[track_caller]
+    fn assert_unharmed(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers {
+            let (done, failures) = worker.join().unwrap();
+            assert_eq!(failures, Vec::<String>::new());
+            assert!(done > 50, "only {done} requests");
+        }
+    }
+}
+
+fn serial(agent: &Agent, pod: &str) -> Option<String> {
+    agent.pod(pod)["svid"]["serial"].as_str().map(str::to_owned)
+}
 
 #[test]
 fn svids_rotate_under_load_without_a_failed_request() {
     let pair = Pair::with(&[("--leaf-ttl", "4s")], |_| {});
     let _echo = pair.echo(8080);
-    let serial =
-        |agent: &warren_test_support::Agent, pod: &str| agent.pod(pod)["svid"]["serial"].as_str().map(str::to_owned);
     let first = (serial(&pair.near, "client"), serial(&pair.far, "server"));
     assert!(first.0.is_some() && first.1.is_some(), "{first:?}");
-    let (stop, done) = (AtomicBool::new(false), AtomicU32::new(0));
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let load = |to| {
-            let (pair, stop, done) = (&pair, &stop, &done);
-            scope.spawn(move || {
-                let mut failures = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    match exchange(&pair.client.ns, to, b"request") {
-                        Ok(answer) if answer == b"request" => drop(done.fetch_add(1, Ordering::Relaxed)),
-                        other => failures.push(format!("{other:?}")),
-                    }
-                }
-                failures
-            })
-        };
-        let workers = [load(pair.server.at(8080)), load(pair.server.at6(8080))];
-        let mut seen = std::collections::BTreeSet::from([first.0.clone()]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = Load::start(scope, &pair, &stop);
+        let mut seen = BTreeSet::from([first.0.clone()]);
         eventually("three renewals", Duration::from_secs(25), || {
             seen.insert(serial(&pair.near, "client"));
             (seen.len() >= 4).then_some(())
         });
-        stop.store(true, Ordering::Relaxed);
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        load.assert_unharmed();
     });
-    assert_eq!(failures, Vec::<String>::new());
-    assert!(done.load(Ordering::Relaxed) > 100);
     assert_ne!(serial(&pair.far, "server"), first.1);
+}
+
+#[test]
+fn roots_are_exchanged_under_load_without_a_failed_request() {
+    let pair = Pair::with(&[("--leaf-ttl", "4s")], |_| {});
+    let _echo = pair.echo(8080);
+    let dir = pair.lab.dir().join("ca");
+    let ca = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(warren_bin());
+        let output = command::output(command.arg("ca").args(arguments).arg("--ca-dir").arg(&dir));
+        assert!(output.status.success(), "ca {arguments:?}: {}", command::text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let roots =
+        || ca(&["list"]).lines().skip(1).filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect();
+    let before: BTreeSet<String> = roots();
+    let serials = |agent: &Agent| -> BTreeSet<String> {
+        let status = agent.status();
+        let issuers = status["issuers"].as_array().unwrap().iter().filter(|issuer| issuer["kind"] == "root");
+        issuers.filter_map(|issuer| issuer["serial"].as_str().map(str::to_owned)).collect()
+    };
+    let old = serials(&pair.near);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = Load::start(scope, &pair, &stop);
+        ca(&["add-root"]);
+        let all: BTreeSet<String> = roots();
+        let new = all.difference(&before).next().expect("a second root").clone();
+        for agent in [&pair.near, &pair.far] {
+            agent.wait_status("both roots are trusted", |_| serials(agent).len() == 2);
+        }
+        ca(&["activate", &new]);
+        let (near, far) = (serial(&pair.near, "client"), serial(&pair.far, "server"));
+        eventually("leaves are signed anew, twice", Duration::from_secs(25), || {
+            (serial(&pair.near, "client") != near && serial(&pair.far, "server") != far).then_some(())
+        });
+        // Every leaf of the old root has expired by then.
+        std::thread::sleep(Duration::from_secs(5));
+        ca(&["remove-root", before.iter().next().unwrap()]);
+        for agent in [&pair.near, &pair.far] {
+            agent.wait_status("only the new root is trusted", |_| {
+                let now = serials(agent);
+                now.len() == 1 && now.is_disjoint(&old)
+            });
+        }
+        load.assert_unharmed();
+    });
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"under the new root");
 }
 
 #[test]
@@ -154,15 +226,15 @@ fn status_tells_pods_identities_expiry_and_connections() {
     for word in ["server", "STRICT", "enrolled", &pair.server.identity()] {
         assert!(text.contains(word), "no {word} in\n{text}");
     }
-    assert_eq!(pair.lab.node_name(1), pair.far.node());
+    pair.far.http("/healthz/ready").expect("200 when ready");
 }
 
 #[test]
 fn commands_that_cannot_succeed_say_so_by_their_exit_code() {
-    let bin = warren_test_support::command::warren_bin();
+    let bin = warren_bin();
     let code = |arguments: &[&str]| {
         let mut command = std::process::Command::new(&bin);
-        warren_test_support::command::output(command.args(arguments)).status.code()
+        command::output(command.args(arguments)).status.code()
     };
     assert_eq!(code(&["no-such-command"]), Some(2));
     assert_eq!(code(&["status", "--socket", "/run/warren-test/no-such.sock"]), Some(6));

@@ -1,5 +1,6 @@
 //! Who is at the other end: hand-made HBONE peers with good, bad and stolen certificates, on both sides.
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -102,7 +103,7 @@ fn a_server_whose_certificate_is_not_good_is_refused_with_the_reason() {
     world.assert_not_accepted(ca.issue(&Leaf::not_yet_valid(&id)), "not_yet_valid");
     world.assert_not_accepted(ca.intermediate().issue_bare(&Leaf::valid(&id)), "missing_issuer");
     let foreign = Leaf::valid("spiffe://elsewhere.test/ns/prod/sa/server");
-    world.assert_not_accepted(ca.issue(&foreign), "identity_mismatch");
+    world.assert_not_accepted(ca.issue(&foreign), "trust_domain");
     let mut two = Leaf::valid(&id);
     two.uris.push(spiffe("client"));
     world.assert_not_accepted(ca.issue(&two), "chain_validation_failed");
@@ -124,7 +125,9 @@ fn a_server_of_an_unknown_root_or_without_tls_is_refused() {
         });
     }
     assert!(world.agent.audit().len() > before);
-    let plain = Server::echo(&world.server.ns, world.server.at(15008));
+    let plain = Server::start(&world.server.ns, world.server.at(15008), |mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
     assert_refused(&world.client.ns, world.server.at(8080), b"CANARY");
     world.agent.wait_audit("no TLS", |event| is_failure(event, "not_tls"));
     assert!(!plain.peers().is_empty());

@@ -1,6 +1,7 @@
 //! Policy on live traffic: plaintext in every mode, and changes that end what is open.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use warren_test_support::client::{assert_echo, assert_refused, connect, exchange, is_reset, ping_pong, wait_cut};
@@ -83,6 +84,27 @@ fn plaintext_into_permissive_with_policies_is_judged_by_the_agent() {
     assert_eq!(other.peer_ips(), [world.client.v4()]);
     let denied = world.agent.wait_audit("the denial", |event| event["decision"] == "DENY");
     assert_eq!((&denied["policy"], &denied["mtls"]), (&"prod/by-ip".into(), &false.into()));
+}
+
+#[test]
+fn an_application_may_restart_beside_plaintext_that_the_agent_carries() {
+    let (world, stranger) = with_stranger(|lab, _| lab.manifest.set_policy("all", "server", "ALLOW", "[{}]"));
+    let listener = || {
+        world.server.ns.run(|| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from(([0, 0, 0, 0], 8080)).into())?;
+            socket.listen(16).map(|()| TcpListener::from(socket))
+        })
+    };
+    let first = listener().unwrap();
+    let mut open = connect(&stranger.ns, world.server.at(8080)).unwrap();
+    open.write_all(b"x").unwrap();
+    let (mut accepted, _) = first.accept().unwrap();
+    accepted.read_exact(&mut [0]).unwrap();
+    drop(first);
+    listener().expect("the port is free although the agent's end of a connection stands on it");
+    open.write_all(b"y").unwrap();
+    accepted.read_exact(&mut [0]).expect("the old connection lives on");
 }
 
 #[test]

@@ -261,6 +261,11 @@ fn what_cannot_be_reached_is_refused_at_once() {
     let packets = capture.stop();
     packets.assert_absent(b"CANARY-refused");
     packets.assert_only_tls();
+    for vip in ["10.96.77.77:80", "10.96.0.20:80", "10.96.0.21:81"] {
+        let event = pair.near.wait_audit(vip, |event| event["destination"]["address"] == vip);
+        assert!(event["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{event:#}");
+        assert_eq!(event["mtls"], false);
+    }
 }
 
 #[test]
@@ -302,6 +307,13 @@ fn an_application_may_restart_on_its_port_while_captured_flows_are_open() {
     let mut outgoing = prepare(outgoing.unwrap()).unwrap();
     assert_eq!(ping_pong(&mut outgoing, b"captured").unwrap(), b"captured");
     listener(8081).expect("an application's bind() succeeds beside a captured socket on that port");
+    // The other end of a captured connection stands in the client's pod with the *server's* port as its own.
+    let in_client = pair.client.ns.run(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([0, 0, 0, 0], 8080)).into())?;
+        socket.listen(1)
+    });
+    in_client.expect("bind(8080) in the pod that has a captured connection to some port 8080");
     drop(outgoing);
 }
 
