@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 something failed or differed from what was expected;
 //! 2 usage; 3 something is missing that `setup` cannot install by itself (the
 //! commands are printed); 130 interrupted.
+#![forbid(unsafe_code)]
 
 mod demo;
 mod ebpf;

@@ -20,7 +20,7 @@ use crate::programs;
 /// How often a step that writes to a file rather than a terminal says that it
 /// is still alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(50);
 /// Lines of a failed step's log that are shown.
 const TAIL_LINES: usize = 40;
 
@@ -81,7 +81,8 @@ fn quoted(word: &str) -> String {
 
 /// Runs a command with its output shown.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| shown(command))?;
+    let child = command.spawn().with_context(|| shown(command))?;
+    let status = wait(child, || {})?;
     check(status, command)
 }
 
@@ -114,12 +115,27 @@ pub(crate) fn step(title: &str, log: &Path, command: &mut Command) -> Result<()>
     command.stdout(file.try_clone()?).stderr(file);
     let child = command.spawn().with_context(|| shown(command))?;
     let mut progress = Progress::start(title, log);
-    let status = progress.wait(child)?;
+    let status = wait(child, || progress.say())?;
     progress.end(status.success());
     if !status.success() {
         eprint!("{}", tail(log));
     }
     check(status, command)
+}
+
+/// Waits for a child; a signal to this process is passed on to it.
+fn wait(mut child: Child, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            interrupt::check()?;
+            return Ok(status);
+        }
+        if interrupt::raised() {
+            terminate(&child);
+        }
+        meanwhile();
+        thread::sleep(POLL);
+    }
 }
 
 struct Progress<'a> {
@@ -138,20 +154,6 @@ impl<'a> Progress<'a> {
             eprintln!("  {title} …");
         }
         progress
-    }
-
-    fn wait(&mut self, mut child: Child) -> Result<ExitStatus> {
-        loop {
-            if let Some(status) = child.try_wait()? {
-                interrupt::check()?;
-                return Ok(status);
-            }
-            if interrupt::raised() {
-                terminate(&child);
-            }
-            self.say();
-            thread::sleep(POLL);
-        }
     }
 
     fn say(&mut self) {

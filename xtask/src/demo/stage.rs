@@ -1,11 +1,13 @@
 //! What the demo builds and takes down again: its directory, namespaces,
 //! programs, and what the agents put into the kernel.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 
 use super::agent::Agents;
 use super::lab::NODES;
@@ -14,17 +16,17 @@ use super::process::Daemon;
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "/run/warren-demo";
-const LOCK: &str = "/run/warren-demo.lock";
+const LOCK: &str = "warren-demo";
 /// Where the agents pin what outlives them.
 const PINS: &str = "/sys/fs/bpf/warren";
 
-/// Two demos at once would be in each other's way.
-pub(super) fn lock() -> Result<Flock<File>> {
-    let file = File::create(LOCK).with_context(|| LOCK.to_owned())?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!("another demo runs on this machine"),
-        Err((_, error)) => Err(error).context(LOCK),
+/// Two demos at once would be in each other's way. The lock is a name in the
+/// kernel: it goes with the process and leaves no file.
+pub(super) fn lock() -> Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name(LOCK).context("name of the lock")?;
+    match UnixListener::bind_addr(&name) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => bail!("another demo runs on this machine"),
+        bound => bound.context("lock"),
     }
 }
 
@@ -92,7 +94,7 @@ pub(super) fn take_down(agents: &Agents) -> Vec<String> {
     left.extend(network::remove().into_iter().map(|name| format!("network namespace {name}")));
     left.extend(pins().map(|path| path.display().to_string()).filter(|path| Path::new(path).exists()));
     if let Err(error) = fs::remove_dir_all(DIRECTORY)
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != ErrorKind::NotFound
     {
         left.push(format!("{DIRECTORY}: {error}"));
     }
