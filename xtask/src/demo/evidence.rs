@@ -107,13 +107,17 @@ impl Evidence {
         faults
     }
 
-    /// Who the server's agent saw, in words.
+    /// What the server's agent recorded last of a pair, in words.
     pub(super) fn seen(&self, row: &Row) -> String {
-        let Some(event) = self.of(row.from, row.to).last() else { return "nothing recorded".into() };
-        let who = event["source_identity"].as_str().unwrap_or("no identity (clear text)");
-        let decision = event["decision"].as_str().unwrap_or("?");
-        let policy = event["policy"].as_str().unwrap_or("-");
-        format!("{who}  {decision} by {policy}")
+        let Some(event) = self.of(row.from, row.to).last() else {
+            return format!("{} → {}: nothing recorded", row.from.name, row.to.name);
+        };
+        let word = |field: &str| event[field].as_str().unwrap_or("-").to_owned();
+        let source = event["source_identity"].as_str().map_or_else(
+            || format!("{} in clear text, no identity", event["source"]["address"].as_str().unwrap_or("-")),
+            str::to_owned,
+        );
+        format!("{:<6}{source} → {}  by {}", word("decision"), word("destination_identity"), word("policy"))
     }
 
     /// One event of a denied pair, as the agent wrote it.
