@@ -59,11 +59,24 @@ impl AgentBuilder {
         self
     }
 
+    /// Adds a flag that takes no value.
+    #[must_use]
+    pub fn switch(mut self, flag: &str) -> Self {
+        self.arguments.push(flag.to_owned());
+        self
+    }
+
     /// Starts it with this limit of open files (soft and hard).
     #[must_use]
     pub fn open_files(mut self, limit: u64) -> Self {
         self.open_files = Some(limit);
         self
+    }
+
+    /// Runs it to its end, for an agent that should refuse to run.
+    #[track_caller]
+    pub fn refuse(self) -> Output {
+        command::output(&mut self.command())
     }
 
     /// Starts it and waits until it is ready.

@@ -60,24 +60,35 @@ impl Ask {
 /// # Errors
 /// The handshake's or the connection's, as the client saw it.
 pub fn dial(ns: &NetNs, to: SocketAddr, credentials: Credentials, asks: &[Ask]) -> io::Result<Vec<Answer>> {
-    let stream = ns.run(|| TcpStream::connect_timeout(&to, IO_LIMIT))?;
-    stream.set_nonblocking(true)?;
-    let runtime = runtime();
-    let work = async {
-        let tcp = tokio::net::TcpStream::from_std(stream)?;
-        let connector = TlsConnector::from(Arc::new(client_config(credentials)));
-        let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
-        let tls = connector.connect(name, tcp).await?;
-        let (mut send, connection) = h2::client::handshake(tls).await.map_err(io::Error::other)?;
-        let driver = tokio::spawn(connection);
+    with_connection(ns, to, client_config(credentials), async |mut send| {
         let mut answers = Vec::new();
         for ask in asks {
             answers.push(ask_one(&mut send, ask).await?);
         }
-        driver.abort();
         Ok(answers)
+    })
+}
+
+/// Connects, shakes hands, and does `work` on the HTTP/2 connection.
+fn with_connection<T>(
+    ns: &NetNs,
+    to: SocketAddr,
+    config: ClientConfig,
+    work: impl AsyncFnOnce(h2::client::SendRequest<Bytes>) -> io::Result<T>,
+) -> io::Result<T> {
+    let stream = ns.run(|| TcpStream::connect_timeout(&to, IO_LIMIT))?;
+    stream.set_nonblocking(true)?;
+    let all = async {
+        let tcp = tokio::net::TcpStream::from_std(stream)?;
+        let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let (send, connection) = h2::client::handshake(tls).await.map_err(io::Error::other)?;
+        let driver = tokio::spawn(connection);
+        let outcome = work(send).await;
+        driver.abort();
+        outcome
     };
-    runtime.block_on(async { tokio::time::timeout(IO_LIMIT, work).await })?
+    runtime().block_on(async { tokio::time::timeout(IO_LIMIT, all).await })?
 }
 
 async fn ask_one(send: &mut h2::client::SendRequest<Bytes>, ask: &Ask) -> io::Result<Answer> {
@@ -108,6 +119,58 @@ async fn futures_ready(send: &mut h2::client::SendRequest<Bytes>) -> io::Result<
     std::future::poll_fn(|context| send.poll_ready(context)).await.map_err(io::Error::other)
 }
 
+/// Which odd TLS a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// No client certificate.
+    NoCertificate,
+    /// ALPN `http/1.1`.
+    OtherProtocol,
+    /// No ALPN at all.
+    NoProtocol,
+}
+
+/// Tries to get a tunnel connection with odd TLS, and to be answered on it.
+///
+/// # Errors
+/// The handshake's or the connection's: what is hoped for.
+pub fn dial_oddly(
+    ns: &NetNs,
+    to: SocketAddr,
+    credentials: Credentials,
+    oddity: Oddity,
+    ask: &Ask,
+) -> io::Result<Answer> {
+    let mut config = client_config(credentials);
+    match oddity {
+        Oddity::NoCertificate => config = anonymous_config(),
+        Oddity::OtherProtocol => config.alpn_protocols = vec![b"http/1.1".to_vec()],
+        Oddity::NoProtocol => config.alpn_protocols.clear(),
+    }
+    with_connection(ns, to, config, async |mut send| ask_one(&mut send, ask).await)
+}
+
+/// Opens `count` streams on one connection and resets each at once; gives how many could be opened.
+///
+/// # Errors
+/// The handshake's; a connection that the server closes meanwhile is no error.
+pub fn flood(ns: &NetNs, to: SocketAddr, credentials: Credentials, authority: &str, count: usize) -> io::Result<usize> {
+    with_connection(ns, to, client_config(credentials), async |mut send| {
+        for opened in 0..count {
+            if futures_ready(&mut send).await.is_err() {
+                return Ok(opened);
+            }
+            let request = http::Request::builder().method(http::Method::CONNECT).uri(authority).body(());
+            let Ok((_, mut body)) = send.send_request(request.map_err(io::Error::other)?, false) else {
+                return Ok(opened);
+            };
+            body.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+        Ok(count)
+    })
+}
+
 /// A tunnel server that echoes; what it was asked is kept.
 #[derive(Debug)]
 pub struct TunnelServer {
@@ -129,6 +192,8 @@ pub struct Asked {
     pub chain: Vec<CertificateDer<'static>>,
     /// Whether the ClientHello named a server.
     pub sni: bool,
+    /// Bytes that came before the answer, where the server held it back.
+    pub early: Vec<u8>,
 }
 
 /// How a hand-made server answers.
@@ -138,6 +203,8 @@ pub enum Manner {
     Echo,
     /// This status, and the end.
     Status(u16),
+    /// Nothing for this long, then 200 and echo.
+    Hold(Duration),
 }
 
 impl TunnelServer {
@@ -190,9 +257,18 @@ async fn serve(listener: TcpListener, config: Arc<ServerConfig>, asked: Arc<Mute
             let Ok(mut connection) = h2::server::handshake(tls).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 let (head, body) = request.into_parts();
-                let entry = note(&head, &chain, sni);
-                asked.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-                tokio::spawn(answer(body, respond, manner));
+                let index = {
+                    let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                    asked.push(note(&head, &chain, sni));
+                    asked.len() - 1
+                };
+                let asked = asked.clone();
+                tokio::spawn(async move {
+                    let mut body = body;
+                    let early = hold(&mut body, manner).await;
+                    asked.lock().unwrap_or_else(PoisonError::into_inner)[index].early.clone_from(&early);
+                    answer(body, respond, manner, early).await;
+                });
             }
         });
     }
@@ -206,12 +282,34 @@ fn note(head: &http::request::Parts, chain: &[CertificateDer<'static>], sni: boo
         headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
         chain: chain.to_vec(),
         sni,
+        early: Vec::new(),
     }
 }
 
-async fn answer(mut body: h2::RecvStream, mut respond: h2::server::SendResponse<Bytes>, manner: Manner) {
+/// Reads what comes while the answer is held back.
+async fn hold(body: &mut h2::RecvStream, manner: Manner) -> Vec<u8> {
+    let Manner::Hold(time) = manner else { return Vec::new() };
+    let mut early = Vec::new();
+    let _ = tokio::time::timeout(time, async {
+        while let Some(Ok(chunk)) = body.data().await {
+            let _ = body.flow_control().release_capacity(chunk.len());
+            early.extend_from_slice(&chunk);
+        }
+        // The client has said all: wait all the same.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    early
+}
+
+async fn answer(
+    mut body: h2::RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+    manner: Manner,
+    early: Vec<u8>,
+) {
     let (status, end) = match manner {
-        Manner::Echo => (200, false),
+        Manner::Echo | Manner::Hold(_) => (200, false),
         Manner::Status(status) => (status, true),
     };
     let response = http::Response::builder().status(status).body(()).expect("response");
@@ -219,6 +317,7 @@ async fn answer(mut body: h2::RecvStream, mut respond: h2::server::SendResponse<
     if end {
         return;
     }
+    let _ = send.send_data(Bytes::from(early), false);
     while let Some(Ok(chunk)) = body.data().await {
         let _ = body.flow_control().release_capacity(chunk.len());
         if send.send_data(chunk, false).is_err() {
@@ -243,6 +342,15 @@ fn client_config(credentials: Credentials) -> ClientConfig {
     let mut config = builder.with_client_auth_cert(credentials.chain, credentials.key).expect("credentials");
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.enable_sni = false;
+    config
+}
+
+fn anonymous_config() -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+    let verifier = Arc::new(AnyServer(provider()));
+    let builder = builder.expect("TLS 1.3").dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }
 

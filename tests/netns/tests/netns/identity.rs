@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use warren_test_support::client::{assert_echo, assert_refused, exchange};
@@ -144,6 +145,25 @@ fn whatever_a_server_answers_but_200_is_a_reset() {
         world.agent.wait_audit("the connection's event", |event| {
             event["direction"] == "outbound" && event["response_code"] == status
         });
+    }
+}
+
+#[test]
+fn client_bytes_go_ahead_of_the_answer_unless_told_otherwise() {
+    for (flags, early) in [(&[][..], true), (&["--no-early-data"][..], false)] {
+        let mut lab = Lab::new(2);
+        let (client, server) = (lab.pod(0, "client"), lab.pod(1, "server"));
+        lab.manifest.write();
+        let agent = flags.iter().fold(lab.agent(0), |agent, flag| agent.switch(flag)).start();
+        let authority = Authority::from_ca_dir(&lab.dir().join("ca"));
+        let good = authority.issue(&Leaf::valid(&server.identity()));
+        let manner = Manner::Hold(Duration::from_millis(300));
+        let tunnel = TunnelServer::start(&server.ns, server.at(15008), &authority, good, manner);
+        assert_echo(&client.ns, server.at(8080), b"impatient");
+        let asked = wait_asked(&tunnel, 1).remove(0);
+        let expected = if early { &b"impatient"[..] } else { &[] };
+        assert_eq!(asked.early, expected, "{flags:?}");
+        drop(agent);
     }
 }
 

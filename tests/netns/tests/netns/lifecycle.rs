@@ -382,3 +382,109 @@ fn an_agent_out_of_descriptors_lives_and_recovers() {
     });
     assert!(near.alive());
 }
+
+#[test]
+fn a_pod_that_left_while_the_agent_was_dead_is_released_by_the_next_one() {
+    let mut lab = Lab::new(1);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
+    lab.manifest.write();
+    let before = traces(&client.ns);
+    let mut agent = start_agent(&lab, 0, &[]);
+    assert_ne!(traces(&client.ns), before);
+    agent.kill9();
+    lab.manifest.remove("pod client");
+    lab.manifest.write();
+    agent.start();
+    eventually("no trace is left in the pod", IO_LIMIT, || (traces(&client.ns) == before).then_some(()));
+    let _echo = Server::echo(&server.ns, any(8080));
+    assert_echo(&client.ns, server.at(8080), b"in clear, from outside the mesh");
+}
+
+#[test]
+fn cleanup_after_a_crash_and_a_deleted_pod_succeeds() {
+    let mut lab = Lab::new(1);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
+    lab.manifest.write();
+    let before = traces(&server.ns);
+    let mut agent = start_agent(&lab, 0, &[]);
+    agent.kill9();
+    drop(client);
+    let done = agent.cleanup();
+    assert!(done.status.success(), "{}", warren_test_support::command::text(&done));
+    assert_eq!(traces(&server.ns), before);
+    assert!(!std::path::Path::new("/sys/fs/bpf/warren").join(agent.node()).exists(), "pins");
+}
+
+#[test]
+fn a_running_agent_can_be_neither_doubled_nor_cleaned_away() {
+    let pair = Pair::start();
+    let _echo = pair.echo(8080);
+    let mut open = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+    assert_eq!(ping_pong(&mut open, b"1").unwrap(), b"1");
+    let second = pair.lab.agent(0).refuse();
+    assert!(!second.status.success(), "a second agent of the same node ran");
+    let cleanup = pair.near.cleanup();
+    assert!(!cleanup.status.success(), "cleaned up under a running agent");
+    assert_eq!(ping_pong(&mut open, b"2").unwrap(), b"2");
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"new ones as well");
+}
+
+#[test]
+fn addresses_and_services_may_change_while_everything_runs() {
+    let mut pair = Pair::start();
+    let echo = pair.echo(8080);
+    let mut open = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+    assert_eq!(ping_pong(&mut open, b"1").unwrap(), b"1");
+    // A second address for each pod.
+    let extra: [std::net::IpAddr; 2] = ["10.10.7.7".parse().unwrap(), "10.11.7.7".parse().unwrap()];
+    for (pod, node, ip) in [(&mut pair.client, 0, extra[0]), (&mut pair.server, 1, extra[1])] {
+        pod.ns.check("ip", &["addr", "add", &format!("{ip}/32"), "dev", "eth0"]);
+        pair.lab.node(node).check("ip", &["route", "add", &format!("{ip}/32"), "dev", &pod.host_link]);
+        pod.document.ips.push(ip);
+        pair.lab.manifest.set_pod(&pod.document);
+    }
+    pair.lab.manifest.set_service("late", "server", &["10.96.0.99".parse().unwrap()], &[(80, 8080)]);
+    pair.apply();
+    let capture = Capture::start(pair.lab.node(0));
+    assert_echo(&pair.client.ns, SocketAddr::new(extra[1], 8080), b"CANARY-new-address");
+    assert_echo(&pair.client.ns, "10.96.0.99:80".parse().unwrap(), b"CANARY-new-service");
+    assert_eq!(ping_pong(&mut open, b"CANARY-old-connection").unwrap(), b"CANARY-old-connection");
+    let _own = Server::echo(&pair.client.ns, any(8080));
+    assert_echo(&pair.client.ns, SocketAddr::new(extra[0], 8080), b"CANARY-to-myself");
+    let from_extra = pair.client.ns.run(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(extra[0], 0).into())?;
+        socket.connect_timeout(&pair.server.at(8080).into(), IO_LIMIT)?;
+        prepare(socket.into())
+    });
+    assert_eq!(ping_pong(&mut from_extra.unwrap(), b"CANARY-from-it").unwrap(), b"CANARY-from-it");
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-");
+    packets.assert_only_tls();
+    assert_eq!(echo.peer_ips().last(), Some(&extra[0]));
+
+    // What leaves the world is captured no more, or refused where a range still covers it.
+    pair.lab.manifest.remove("service late");
+    pair.apply();
+    let gone = pair.client.ns.run(|| TcpStream::connect_timeout(&"10.96.0.99:80".parse().unwrap(), IO_LIMIT));
+    let gone = gone.and_then(|stream| finish_exchange(prepare(stream)?, b"x"));
+    assert!(gone.is_err_and(|error| warren_test_support::client::is_reset(&error)));
+}
+
+#[test]
+fn other_marks_tables_and_numbers_of_workers() {
+    let flags = [("--mark", "0x10000/0xf0000"), ("--route-table", "99"), ("--workers", "3")];
+    let pair = Pair::with(&flags, |_| {});
+    let echo = pair.echo(8080);
+    let rules = pair.client.ns.check("ip", &["rule"]);
+    assert!(rules.contains("fwmark 0x10000/0xf0000 lookup 99"), "{rules}");
+    let capture = Capture::start(pair.lab.node(0));
+    for _ in 0..24 {
+        assert_echo(&pair.client.ns, pair.server.at(8080), b"CANARY-4");
+        assert_echo(&pair.client.ns, pair.server.at6(8080), b"CANARY-6");
+    }
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-");
+    packets.assert_only_tls();
+    assert_eq!(echo.peers().len(), 48);
+}

@@ -10,6 +10,7 @@
 mod escapes;
 mod evidence;
 mod fixture;
+mod hostile;
 mod identity;
 mod lifecycle;
 mod policy;

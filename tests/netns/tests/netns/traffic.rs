@@ -185,6 +185,49 @@ fn a_thousand_connections_at_once() {
 }
 
 #[test]
+fn many_streams_at_once_stay_byte_exact() {
+    let pair = Pair::start();
+    let _echo = pair.echo(8080);
+    let transfers: Vec<_> = (0..24u64)
+        .map(|n| {
+            let mut stream = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+            std::thread::spawn(move || {
+                let size = (n + 1) * 100_003;
+                let mut writer = stream.try_clone()?;
+                let sender = std::thread::spawn(move || {
+                    send_pattern(&mut writer, size).and_then(|()| writer.shutdown(Shutdown::Write))
+                });
+                let got = check_pattern(&mut stream)?;
+                sender.join().unwrap()?;
+                Ok::<_, std::io::Error>((size, got))
+            })
+        })
+        .collect();
+    for transfer in transfers {
+        let (sent, got) = transfer.join().unwrap().unwrap();
+        assert_eq!(sent, got);
+    }
+}
+
+#[test]
+fn thousands_of_short_connections_run_out_of_nothing() {
+    const EACH: usize = 1000;
+    let pair = Pair::start();
+    let echo = pair.echo(8080);
+    let before = [pair.near.descriptors(), pair.far.descriptors()];
+    std::thread::scope(|scope| {
+        for to in [pair.server.at(8080), pair.server.at(8080), pair.server.at6(8080)] {
+            let ns = &pair.client.ns;
+            scope.spawn(move || (0..EACH).for_each(|n| assert_echo(ns, to, format!("number {n}").as_bytes())));
+        }
+    });
+    assert_eq!(echo.peers().len(), 3 * EACH);
+    for (agent, before) in [&pair.near, &pair.far].into_iter().zip(before) {
+        eventually("descriptors are given back", IO_LIMIT, || (agent.descriptors() <= before + 8).then_some(()));
+    }
+}
+
+#[test]
 fn pods_of_one_family_and_of_one_node() {
     let mut pods = Vec::new();
     let pair = Pair::with(&[], |lab| {
