@@ -6,6 +6,7 @@ mod capture;
 mod cli;
 mod command;
 mod config;
+mod context;
 mod ended;
 mod exit;
 mod http;

@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use warren_core::identity::PodUid;
 use warren_mesh::hbone::Pool;
 
-use crate::budget::Slot;
 use crate::capture::{Heartbeat, WorkerListeners};
+use crate::context::{Incoming, Phase, PodContext, left};
 use crate::shared::{LocalPod, Shared};
 use crate::{inbound, outbound};
 
@@ -80,36 +79,6 @@ impl Worker {
             tracing::error!("a worker ended by a panic");
         }
     }
-}
-
-/// What a pod's listeners and tunnels may still do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Everything.
-    Serving,
-    /// Accept nothing; tunnels say GOAWAY and finish their streams.
-    Draining,
-    /// End now.
-    Stopping,
-}
-
-/// A pod as the lines of one worker see it.
-pub(crate) struct PodContext {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) pod: Arc<LocalPod>,
-    /// Tunnels of this pod on this worker.
-    pub(crate) pool: Pool,
-    /// Server handshakes that may be under way at once.
-    pub(crate) handshakes: Semaphore,
-    /// What listeners and tunnels may still do.
-    pub(crate) phase: watch::Sender<Phase>,
-}
-
-/// One accepted connection, before anything is known about it.
-pub(crate) struct Incoming {
-    pub(crate) tcp: TcpStream,
-    pub(crate) peer: SocketAddr,
-    pub(crate) slot: Slot,
 }
 
 struct Served {
@@ -212,12 +181,6 @@ async fn accept_loop<F>(
     }
     drop(listener);
     while lines.join_next().await.is_some() {}
-}
-
-/// Waits until the phase is later than `than`.
-pub(crate) async fn left(phase: &mut watch::Receiver<Phase>, than: Phase) {
-    // An error means that the sender is gone, and with it the pod.
-    let _ = phase.wait_for(|phase| *phase > than).await;
 }
 
 async fn accept(listener: &TcpListener, context: &PodContext, descriptors: usize) -> Incoming {

@@ -18,7 +18,10 @@ pub(crate) enum CaptureError {
     #[error("{0}")]
     Config(String),
     /// No cgroup v2 hierarchy is mounted.
-    #[error("no cgroup v2 hierarchy is mounted")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted here: `mount -t cgroup2 none DIR` mounts one (`ip netns exec` hides it: \
+         `nsenter --net=/run/netns/NAME` does not)"
+    )]
     NoCgroup,
     /// There is no bpf file system and none could be mounted.
     #[error("no bpf file system at {}: {source}", path.display())]

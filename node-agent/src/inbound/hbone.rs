@@ -20,10 +20,10 @@ use warren_mesh::telemetry::{
 };
 
 use super::permitted::{Asked, Connected, Permitted};
+use crate::context::{Incoming, Phase, PodContext, left};
 use crate::ended::Ended;
 use crate::shared::Transport;
 use crate::sys::socket::{belongs_to, prepare_leg};
-use crate::worker::{Incoming, Phase, PodContext, left};
 
 /// Takes one tunnel from accept to close; its connections are lines of their own.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {

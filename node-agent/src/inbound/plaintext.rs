@@ -8,10 +8,10 @@ use warren_mesh::copy::copy_plain;
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
 use super::permitted::Asked;
+use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;
 use crate::shared::Transport;
 use crate::sys::socket::{belongs_to, prepare_leg};
-use crate::worker::{Incoming, PodContext};
 
 /// Takes one plaintext connection from accept to close.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {

@@ -16,10 +16,10 @@ use warren_core::addr::{OriginalDst, PeerAddr};
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
 use crate::budget::Slot;
+use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;
 use crate::outbound::sourced::Sourced;
 use crate::sys::socket::{belongs_to, prepare_leg};
-use crate::worker::{Incoming, PodContext};
 
 /// Takes one captured connection from accept to close.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
