@@ -104,7 +104,7 @@ fn is_captured(pod: PodEntry, cookie: u64, target: &Target) -> bool {
         None => CAPTURE6.get(&Key::new(128, target.ip)).is_some(),
     };
     // SAFETY: only the presence of the entry is looked at.
-    in_prefix || unsafe { CAPTURE_EXACT.get(&ExactKey::new(target.ip, target.port)) }.is_some()
+    in_prefix || unsafe { CAPTURE_EXACT.get(ExactKey::new(target.ip, target.port)) }.is_some()
 }
 
 /// Marks the socket and binds it to `lo`. The mark alone is not enough: a device the application has bound the

@@ -96,7 +96,7 @@ fn captured_kind(packet: &Packet) -> ListenerKind {
 #[inline(always)]
 fn refuse_direct_dial(packet: &Packet) -> Result<(), Refusal> {
     // SAFETY: the value is one integer, read once.
-    match unsafe { LISTENER_PORTS.get(&packet.local_port) } {
+    match unsafe { LISTENER_PORTS.get(packet.local_port) } {
         Some(_) => Err(Refusal::NoListener),
         None => Ok(()),
     }
@@ -105,7 +105,7 @@ fn refuse_direct_dial(packet: &Packet) -> Result<(), Refusal> {
 #[inline(always)]
 fn verdict(config: &PodConfig, port: u16) -> PortVerdict {
     // SAFETY: the value is one integer, read once.
-    match unsafe { VERDICTS.get(&port) } {
+    match unsafe { VERDICTS.get(port) } {
         Some(code) => PortVerdict::from_code(*code),
         None => config.default_verdict(),
     }

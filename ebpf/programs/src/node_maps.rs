@@ -29,5 +29,5 @@ pub(crate) static CAPTURED: SocketStorage<Captured, PRIVATE> = SocketStorage::ne
 #[inline(always)]
 pub(crate) fn pod(cookie: u64) -> Option<PodEntry> {
     // SAFETY: the entry is one integer, read once; a concurrent update shows either value.
-    unsafe { PODS.get(&cookie) }.copied()
+    unsafe { PODS.get(cookie) }.copied()
 }

@@ -30,7 +30,7 @@ pub(crate) fn config() -> Option<&'static Config> {
 #[inline(always)]
 pub(crate) fn is_own(cookie: u64, ip: [u8; 16]) -> bool {
     // SAFETY: only the presence of the entry is looked at.
-    unsafe { OWN.get(&OwnKey::new(cookie, ip)) }.is_some()
+    unsafe { OWN.get(OwnKey::new(cookie, ip)) }.is_some()
 }
 
 /// Whether the agent has been silent for longer than connections may wait for it.

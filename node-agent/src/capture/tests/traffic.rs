@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use super::bed::{Bed, MARK, OPEN4, PEER4, PEER6, POD4, POD6, accept, addr, assert_connected, outbound};
 use crate::capture::KernelEvent;
 use crate::sys::sock_diag;
@@ -40,8 +42,8 @@ fn datagrams_and_pings_are_left_alone() {
 fn stream_control_is_left_alone() {
     let bed = Bed::new();
     let _node = bed.node();
-    let sctp = socket2::Protocol::from(libc::IPPROTO_SCTP);
-    let make = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, Some(sctp));
+    let sctp = Protocol::from(libc::IPPROTO_SCTP);
+    let make = || Socket::new(Domain::IPV4, Type::STREAM, Some(sctp));
     let Ok(client) = bed.pod.enter(make).unwrap() else {
         eprintln!("this kernel has no SCTP");
         return;
@@ -84,11 +86,17 @@ fn an_application_restarts_on_the_port_of_an_open_captured_connection() {
     let node = bed.node();
     let _client = bed.connect(&format!("{PEER4}:8080")).unwrap();
     let _captured = accept(&outbound(&node.pod.listeners)).expect("captured");
-    for _ in 0..2 {
-        bed.shell("/usr/bin/python3 -c \"import socket; s=socket.socket(); s.bind(('0.0.0.0',8080)); s.listen()\"")
-            .unwrap();
-        bed.shell("/usr/bin/python3 -c \"import socket; s=socket.socket(10); s.bind(('::',8080)); s.listen()\"")
-            .unwrap();
+    // Go listens with MPTCP unless told otherwise.
+    for protocol in [Protocol::TCP, Protocol::MPTCP] {
+        for any in ["0.0.0.0:8080", "[::]:8080"] {
+            let any: SocketAddr = any.parse().unwrap();
+            let listen = || {
+                let socket = Socket::new(Domain::for_address(any), Type::STREAM, Some(protocol))?;
+                socket.bind(&any.into())?;
+                socket.listen(1)
+            };
+            bed.pod.enter(listen).unwrap().unwrap();
+        }
     }
 }
 
@@ -104,8 +112,7 @@ fn listeners_can_be_neither_dialled_nor_joined() {
             assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         }
         let joining = bed.pod.enter(|| {
-            let socket =
-                socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
             socket.set_reuse_port(true).unwrap();
             socket.set_reuse_address(true).unwrap();
             crate::sys::socket::set_transparent(&socket, address.is_ipv6()).unwrap();
@@ -206,7 +213,7 @@ fn an_address_forged_on_loopback_is_shown_as_it_is() {
     let socket = bed
         .pod
         .enter(|| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             crate::sys::socket::set_transparent(&socket, false).unwrap();
             socket.bind(&"10.87.0.99:0".parse::<SocketAddr>().unwrap().into()).unwrap();
             socket
