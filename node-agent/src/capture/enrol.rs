@@ -66,7 +66,8 @@ impl NodeCapture {
         }
         let found = netns.enter(|| find(&spec.ips)).at(EnrolStep::Addresses)?.at(EnrolStep::Addresses)?;
         let earlier = self.state.pods().get(&cookie).cloned();
-        let adopted = earlier.is_some();
+        // Written down and captured: pins may have been removed by hand, or be those of another contract version.
+        let adopted = earlier.is_some() && self.maps.pods.get(&cookie, 0).is_ok();
         let plumbing = self.write_down(spec, &netns, &found, earlier).at(EnrolStep::State)?;
         let result = self.build(spec, &netns, &found, &plumbing, adopted);
         match result {

@@ -16,6 +16,7 @@ use super::plumbing::Plumbing;
 const VERSION: u32 = 1;
 const FILE: &str = "capture.json";
 const LOCK: &str = "capture.lock";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A pod as it was enrolled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub(super) struct Record {
 struct Content {
     version: u32,
     abi: u32,
+    /// Cookies are unique within one run of the kernel only.
+    boot: String,
     /// By cookie of the network namespace.
     pods: BTreeMap<u64, Record>,
 }
@@ -38,6 +41,7 @@ struct Content {
 pub(super) struct State {
     path: PathBuf,
     pods: BTreeMap<u64, Record>,
+    boot: String,
     _lock: Flock<File>,
 }
 
@@ -47,8 +51,9 @@ impl State {
         super::pins::make_dir(run_dir)?;
         let lock = lock(&run_dir.join(LOCK), node)?;
         let path = run_dir.join(FILE);
-        let pods = read(&path)?;
-        Ok(Self { path, pods, _lock: lock })
+        let boot = fs::read_to_string(BOOT_ID).map_err(CaptureError::file(BOOT_ID))?.trim().to_owned();
+        let pods = read(&path, &boot)?;
+        Ok(Self { path, pods, boot, _lock: lock })
     }
 
     /// Pods that were written down, by cookie.
@@ -86,7 +91,7 @@ impl State {
 
     /// Replaces the file in one step, so that a crash leaves the old one or the new one.
     fn save(&self) -> Result<(), CaptureError> {
-        let content = Content { version: VERSION, abi: ABI_VERSION, pods: self.pods.clone() };
+        let content = Content { version: VERSION, abi: ABI_VERSION, boot: self.boot.clone(), pods: self.pods.clone() };
         let fresh = self.path.with_extension("new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&fresh)?;
@@ -104,14 +109,14 @@ fn lock(path: &Path, node: &str) -> Result<Flock<File>, CaptureError> {
         .map_err(|_| CaptureError::Busy { node: node.to_owned(), lock: path.to_owned() })
 }
 
-fn read(path: &Path) -> Result<BTreeMap<u64, Record>, CaptureError> {
+fn read(path: &Path, boot: &str) -> Result<BTreeMap<u64, Record>, CaptureError> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         other => other.map_err(CaptureError::file(path))?,
     };
     let content: Content = serde_json::from_slice(&text).map_err(|error| CaptureError::file(path)(error.into()))?;
     if content.version == VERSION {
-        return Ok(content.pods);
+        return Ok(if content.boot == boot { content.pods } else { BTreeMap::new() });
     }
     let reason = format!("form {} is not known to this version, which writes {VERSION}", content.version);
     Err(CaptureError::file(path)(io::Error::new(io::ErrorKind::InvalidData, reason)))

@@ -88,7 +88,7 @@ async fn application_stream(
 ) -> io::Result<TcpStream> {
     // A client at the pod's own address needs no borrowed one, and could not be answered through it.
     let socket = if source.ip() == application.ip() || source.is_ipv4() != application.is_ipv4() {
-        pod_socket(&pod.netns, application, &shared.exemption)?
+        pod_socket(&pod.netns, application.ip(), &shared.exemption)?
     } else {
         app_socket(&pod.netns, source.ip(), shared.mark, &shared.exemption)?
     };

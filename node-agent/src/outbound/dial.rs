@@ -1,7 +1,7 @@
 //! Opening the agent's own connections from inside a pod's network namespace.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -15,19 +15,19 @@ const PEER_RETRY: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connects from the pod, outside of capture.
-pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = pod_socket(&pod.netns, to, &shared.exemption)?;
+/// Connects from the pod, at the address of the connection that is carried, outside of capture.
+pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = pod_socket(&pod.netns, source, &shared.exemption)?;
     tokio::time::timeout(shared.limits.tcp_connect_timeout, socket.connect(to))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Connects to a peer's tunnel port. A refusal means that nobody listens: an agent that restarts, most likely.
-pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let until = Instant::now() + PEER_RETRY;
     loop {
-        match from_pod(shared, pod, to).await {
+        match from_pod(shared, pod, source, to).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
                 sleep(PEER_RETRY_PAUSE).await;
             }

@@ -86,7 +86,7 @@ impl Direct {
     async fn carry(self) -> Result<(), Ended> {
         let Self { accepted, mut record, to } = self;
         let context = accepted.context.clone();
-        let other = match dial::from_pod(&context.shared, &context.pod, to).await {
+        let other = match dial::from_pod(&context.shared, &context.pod, accepted.peer.0.ip(), to).await {
             Ok(other) => other,
             Err(error) => {
                 return Err(Ended::failed(accepted.tcp, record, ResponseFlag::Connect, format!("{to}: {error}")));
@@ -136,8 +136,8 @@ impl Tunnelling {
             },
             early_data: shared.early_data.allowed_to(route.hbone.ip()),
         };
-        let local = context.pod.clone();
-        let dial = async || dial::to_peer(shared, &local, route.hbone).await;
+        let (local, source) = (context.pod.clone(), accepted.peer.0.ip());
+        let dial = async || dial::to_peer(shared, &local, source, route.hbone).await;
         match context.pool.open(open, dial, &accepted.tcp).await {
             Ok(stream) => Ok(Tunnelled { accepted, record, stream, snapshot }),
             Err(error) => Err(refused(accepted, record, &error)),

@@ -54,16 +54,23 @@ pub(crate) fn app_socket(
 ) -> io::Result<TcpSocket> {
     let socket = exempt_socket(namespace, Domain::for_address((client, 0).into()), exemption)?;
     set_transparent(&socket, client.is_ipv6())?;
-    write_option(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     socket.set_mark(mark.value)?;
-    socket.bind(&SocketAddr::from((client, 0)).into())?;
+    bind_address(&socket, client)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// A socket in the pod's namespace that connects to a peer or a plaintext destination without being captured.
-pub(crate) fn pod_socket(namespace: &NetNs, destination: SocketAddr, exemption: &Exemption) -> io::Result<TcpSocket> {
-    let socket = exempt_socket(namespace, Domain::for_address(destination), exemption)?;
+/// A socket in the pod's namespace that connects to a peer, a plaintext destination or the pod itself without being
+/// captured, from the address that the application's connection has.
+pub(crate) fn pod_socket(namespace: &NetNs, source: IpAddr, exemption: &Exemption) -> io::Result<TcpSocket> {
+    let socket = exempt_socket(namespace, Domain::for_address((source, 0).into()), exemption)?;
+    bind_address(&socket, source)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Binds to an address and leaves the port to `connect`: bound here, ports would run out across all destinations.
+fn bind_address(socket: &Socket, address: IpAddr) -> io::Result<()> {
+    write_option(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    socket.bind(&SocketAddr::from((address, 0)).into())
 }
 
 fn exempt_socket(namespace: &NetNs, domain: Domain, exemption: &Exemption) -> io::Result<Socket> {

@@ -52,3 +52,16 @@ fn connections_are_refused_when_the_agent_is_away_for_too_long() {
     assert_eq!(six.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(bed.tcp_seen_outside(), 0);
 }
+
+#[test]
+fn a_pod_whose_pins_were_removed_is_enrolled_anew() {
+    let bed = Bed::new();
+    drop(bed.node());
+    std::fs::remove_dir_all(format!("/sys/fs/bpf/warren/{}", bed.name)).unwrap();
+    let mut capture = NodeCapture::open(bed.config()).unwrap();
+    capture.set_captured(&captured()).unwrap();
+    let pod = capture.enrol(&bed.spec()).unwrap();
+    assert!(!pod.adopted);
+    bed.connect(&format!("{PEER4}:80")).unwrap();
+    accept(&outbound(&pod.listeners)).expect("captured");
+}

@@ -191,7 +191,7 @@ fn the_application_sees_the_client_that_the_agent_speaks_for() {
     // A tunnel's socket is the agent's, in the pod's namespace, and is not captured.
     let peer = bed.peer.enter(|| TcpListener::bind((PEER4, 15008))).unwrap().unwrap();
     let target = peer.local_addr().unwrap();
-    let socket = pod_socket(&node.pod.netns, target, &node.capture.exemption()).unwrap();
+    let socket = pod_socket(&node.pod.netns, addr(POD4), &node.capture.exemption()).unwrap();
     let stream = runtime.block_on(socket.connect(target)).unwrap();
     assert_eq!(stream.local_addr().unwrap().ip(), addr(POD4));
     assert!(crate::sys::socket::belongs_to(stream.as_fd(), &node.pod.netns).unwrap());
