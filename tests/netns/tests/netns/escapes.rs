@@ -7,9 +7,10 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use warren_test_support::client::{assert_echo, connect, exchange, ping_pong, prepare};
 use warren_test_support::wait::never;
-use warren_test_support::{Capture, Server, eventually};
+use warren_test_support::{Capture, Lab, Server, eventually};
 
-use crate::fixture::{Pair, Probe, User, any};
+use crate::dial;
+use crate::fixture::{Pair, Probe, User, any, start_agent};
 
 const CANARY: &str = "CANARY-escape";
 
@@ -59,8 +60,9 @@ fn binding_to_a_device_and_unmarking_an_open_connection() {
     let pair = Pair::start();
     let _echo = pair.echo(8080);
     let capture = Capture::start(pair.lab.node(0));
-    for to in both_families(&pair, 8080) {
-        let mut stream = connect(&pair.client.ns, to).unwrap();
+    let ways: [fn(SocketAddr) -> std::io::Result<TcpStream>; 2] = [|to| TcpStream::connect(to), dial::multipath];
+    for (to, way) in both_families(&pair, 8080).into_iter().flat_map(|to| ways.map(|way| (to, way))) {
+        let mut stream = prepare(pair.client.ns.run(|| way(to)).unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         assert_eq!(ping_pong(&mut stream, b"fine").unwrap(), b"fine");
         let socket = socket2::SockRef::from(&stream);
@@ -71,6 +73,38 @@ fn binding_to_a_device_and_unmarking_an_open_connection() {
         let _ = socket.set_mark(0);
         // Whether the connection survives such treatment is its owner's concern.
         let _ = ping_pong(&mut stream, CANARY.as_bytes());
+    }
+    assert_clean(capture);
+}
+
+#[test]
+fn a_socket_older_than_the_enrolment_is_captured_when_it_connects() {
+    let mut lab = Lab::new(2);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(1, "server"));
+    lab.manifest.write();
+    let sockets = [server.at(8080), server.at6(8080)].map(|to| {
+        let socket = || Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).unwrap();
+        // One of them has had a device, a mark and a port of its own since then.
+        let prepared = client.ns.run(|| {
+            let prepared = socket();
+            prepared.bind_device(Some(b"eth0")).unwrap();
+            prepared.set_mark(7).unwrap();
+            let own = SocketAddr::new(if to.is_ipv4() { client.v4() } else { client.v6() }, 5555);
+            prepared.bind(&own.into()).unwrap();
+            prepared
+        });
+        (to, [client.ns.run(socket), prepared])
+    });
+    let (_near, _far) = (start_agent(&lab, 0, &[]), start_agent(&lab, 1, &[]));
+    let _echo = Server::echo(&server.ns, any(8080));
+    let capture = Capture::start(lab.node(0));
+    for (to, sockets) in sockets {
+        for socket in sockets {
+            if socket.connect_timeout(&to.into(), Duration::from_secs(5)).is_ok() {
+                let mut stream = prepare(socket.into()).unwrap();
+                assert_eq!(ping_pong(&mut stream, CANARY.as_bytes()).unwrap(), CANARY.as_bytes());
+            }
+        }
     }
     assert_clean(capture);
 }

@@ -7,6 +7,7 @@
 // Helpers of tests are tests: what goes wrong in them is a failure to be shown.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod dial;
 mod escapes;
 mod evidence;
 mod fixture;

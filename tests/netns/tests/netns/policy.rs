@@ -8,6 +8,7 @@ use warren_test_support::client::{assert_echo, assert_refused, connect, exchange
 use warren_test_support::lab::TRUST_DOMAIN;
 use warren_test_support::{Agent, Capture, Pod, Server};
 
+use crate::dial;
 use crate::fixture::{Pair, Single, any};
 
 const CUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,16 @@ fn plaintext_into_strict_is_refused_and_reported() {
     let error = assert_refused(&stranger.ns, world.server.at(8080), b"CANARY-strict");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "refused by the kernel");
     assert_refused(&stranger.ns, world.server.at6(8080), b"CANARY-strict");
+    // Data in the SYN, another protocol, a chosen source port: all the same to the kernel.
+    let own = SocketAddr::new(stranger.v4(), 15008);
+    let tries = [
+        stranger.ns.run(|| dial::multipath(world.server.at(8080))),
+        stranger.ns.run(|| dial::bound(own, world.server.at(8080))),
+        stranger.ns.run(|| dial::fast_open(world.server.at(8080), b"CANARY-strict")),
+    ];
+    for (n, attempt) in tries.into_iter().enumerate() {
+        assert!(attempt.is_err_and(|error| is_reset(&error)), "attempt {n}");
+    }
     capture.stop().assert_absent(b"CANARY-strict");
     assert!(echo.peers().is_empty());
     let event = world.agent.wait_audit("the refusal", |event| event["decision"] == "DENY" && event["mtls"] == false);

@@ -12,6 +12,7 @@ use warren_test_support::client::{
 use warren_test_support::lab::Family;
 use warren_test_support::{Capture, Server, eventually};
 
+use crate::dial;
 use crate::fixture::{Pair, any};
 
 #[test]
@@ -379,57 +380,14 @@ fn a_client_that_dials_in_unusual_ways_is_served() {
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"CANARY-fastopen");
 
+        let mut stream = prepare(pair.client.ns.run(|| dial::deferred(to)).unwrap()).unwrap();
+        assert_eq!(ping_pong(&mut stream, b"CANARY-deferred").unwrap(), b"CANARY-deferred");
+
         let mut stream = prepare(pair.client.ns.run(|| dial::multipath(to)).unwrap()).unwrap();
         assert_eq!(ping_pong(&mut stream, b"CANARY-mptcp").unwrap(), b"CANARY-mptcp");
     }
     let packets = capture.stop();
     packets.assert_absent(b"CANARY-");
     packets.assert_only_tls();
-    eventually("all were seen by the application", IO_LIMIT, || (echo.peers().len() == 8).then_some(()));
-}
-
-/// Ways to connect.
-mod dial {
-    use std::io;
-    use std::net::{SocketAddr, TcpStream};
-    use std::os::fd::AsFd;
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use socket2::{Domain, Protocol, Socket, Type};
-
-    fn socket(to: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
-        Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))
-    }
-
-    pub(super) fn nonblocking(to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = socket(to, Protocol::TCP)?;
-        socket.set_nonblocking(true)?;
-        let started = socket.connect(&to.into()).expect_err("a nonblocking connect is under way when it returns");
-        assert_eq!(started.raw_os_error(), Some(nix::libc::EINPROGRESS), "{started}");
-        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(5000u16))?;
-        assert!(socket.take_error()?.is_none());
-        socket.set_nonblocking(false)?;
-        Ok(socket.into())
-    }
-
-    pub(super) fn bound(own: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = socket(to, Protocol::TCP)?;
-        socket.bind(&own.into())?;
-        socket.connect(&to.into())?;
-        Ok(socket.into())
-    }
-
-    /// MSG_FASTOPEN: `sendto` connects, and no `connect` is ever called.
-    pub(super) fn fast_open(to: SocketAddr, first: &[u8]) -> io::Result<TcpStream> {
-        let socket = socket(to, Protocol::TCP)?;
-        let sent = socket.send_to_with_flags(first, &to.into(), nix::libc::MSG_FASTOPEN)?;
-        assert_eq!(sent, first.len());
-        Ok(socket.into())
-    }
-
-    pub(super) fn multipath(to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = socket(to, Protocol::MPTCP)?;
-        socket.connect(&to.into())?;
-        Ok(socket.into())
-    }
+    eventually("all were seen by the application", IO_LIMIT, || (echo.peers().len() == 10).then_some(()));
 }
