@@ -1,5 +1,6 @@
 //! Maps that only the node's programs use.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{HashMap, LpmTrie};
 use aya_ebpf::macros::btf_map;
 use warren_ebpf_abi::{Captured, ExactKey, PodEntry};
@@ -16,7 +17,7 @@ pub(crate) static CAPTURE4: LpmTrie<[u8; 4], u8, 524288> = LpmTrie::new();
 pub(crate) static CAPTURE6: LpmTrie<[u8; 16], u8, 524288> = LpmTrie::new();
 
 #[btf_map]
-pub(crate) static CAPTURE_EXACT: HashMap<ExactKey, u8, 65536> = HashMap::new();
+pub(crate) static CAPTURE_EXACT: HashMap<ExactKey, u8, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Sockets of the agent. Inherited: what its listeners accept is the agent's as well.
 #[btf_map]

@@ -12,7 +12,8 @@ pub(crate) static LISTENERS: Sockmap<{ LISTENER_SLOTS as usize }> = Sockmap::new
 
 /// Loopback ports of the listeners, with the slot of each.
 #[btf_map]
-pub(crate) static LISTENER_PORTS: HashMap<u16, u32, { LISTENER_SLOTS as usize }> = HashMap::new();
+pub(crate) static LISTENER_PORTS: HashMap<u16, u32, { LISTENER_SLOTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 #[btf_map]
 pub(crate) static VERDICTS: HashMap<u16, u32, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();

@@ -1,12 +1,13 @@
 //! Maps that the node's and every pod's programs share.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use warren_ebpf_abi::{Config, Event, OwnKey, stat};
 
 #[btf_map]
-pub(crate) static OWN: HashMap<OwnKey, u8, 16384> = HashMap::new();
+pub(crate) static OWN: HashMap<OwnKey, u8, 16384, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 pub(crate) static CONFIG: Array<Config, 1> = Array::new();
