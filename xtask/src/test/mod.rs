@@ -14,8 +14,9 @@ use crate::setup::{self, Group};
 use crate::workspace::Workspace;
 use crate::{demo, ebpf, exit, interrupt, lint};
 
-/// Crates whose tests want root and the kernel.
-const NETNS_PACKAGES: [&str; 1] = ["warren-netns-tests"];
+/// Crates whose tests want root and the kernel, each a suite of its own.
+const NETNS: &str = "warren-netns-tests";
+const INTEROP: &str = "warren-interop-tests";
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     /// Only these suites; repeatable.
     #[arg(long = "suite", value_name = "SUITE")]
     suites: Vec<Suite>,
-    /// Only tests whose name contains this (suites unit and netns).
+    /// Only tests whose name contains this (suites unit, netns and interop).
     filter: Option<String>,
 }
 
@@ -38,6 +39,8 @@ pub(crate) enum Suite {
     Fuzz,
     /// Agents and pods in network namespaces.
     Netns,
+    /// Warren and a real ztunnel as peers; skipped where the environment names no ztunnel.
+    Interop,
     /// The demo, each of its checks counted.
     Demo,
 }
@@ -76,9 +79,12 @@ impl Suite {
         println!("── {}", self.title());
         match self {
             Self::Lint => lint::check(workspace),
-            Self::Unit => cargo_test::run(workspace, &unit_arguments(), filter),
+            Self::Unit => {
+                cargo_test::run(workspace, &["--workspace", "--exclude", NETNS, "--exclude", INTEROP], filter)
+            }
             Self::Fuzz => fuzz::smoke(workspace),
-            Self::Netns => as_root("netns", || cargo_test::run(workspace, &netns_arguments(), filter)),
+            Self::Netns => as_root("netns", || in_namespaces(workspace, NETNS, filter)),
+            Self::Interop => as_root("interop", || in_namespaces(workspace, INTEROP, filter)),
             Self::Demo => as_root("demo", || demo::check(workspace)),
         }
     }
@@ -96,13 +102,7 @@ fn as_root(name: &str, suite: impl FnOnce() -> Totals) -> Totals {
     totals
 }
 
-fn unit_arguments() -> Vec<&'static str> {
-    let excluded = NETNS_PACKAGES.iter().flat_map(|package| ["--exclude", package]);
-    ["--workspace"].into_iter().chain(excluded).collect()
-}
-
 /// One test at a time: they share the machine's cgroup root and two cores.
-fn netns_arguments() -> Vec<&'static str> {
-    let packages = NETNS_PACKAGES.iter().flat_map(|package| ["--package", package]);
-    packages.chain(["--", "--test-threads=1"]).collect()
+fn in_namespaces(workspace: &Workspace, package: &str, filter: Option<&str>) -> Totals {
+    cargo_test::run(workspace, &["--package", package, "--", "--test-threads=1"], filter)
 }
