@@ -53,7 +53,7 @@ const TESTS: [Test; 19] = tests![
     refusals::warren_refuses_a_ztunnel_pod_that_is_not_whom_it_expects,
     refusals::each_side_refuses_a_foreign_trust_domain_under_the_same_root,
     refusals::an_application_that_does_not_listen_is_a_refusal,
-    restarts::ztunnel_drains_and_its_successor_serves_warrens_next_connection,
+    restarts::ztunnel_is_upgraded_under_warrens_connections,
     restarts::killed_ztunnel_ends_connections_and_the_next_one_after_it_succeeds,
     restarts::stopped_warren_is_replaced_and_ztunnels_next_connections_succeed,
     restarts::killed_warren_is_replaced_and_ztunnels_next_connections_succeed,

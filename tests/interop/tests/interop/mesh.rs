@@ -3,9 +3,11 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use warren_test_support::client::exchange;
 use warren_test_support::lab::TRUST_DOMAIN;
-use warren_test_support::{Agent, Lab, Pod};
+use warren_test_support::{Agent, Lab, NetNs, Pod};
 
 use crate::peer::Peer;
 use crate::ztunnel::{Known, Told, Ztunnel};
@@ -87,6 +89,16 @@ impl Mesh {
             Way::FromZtunnel => (&self.theirs, &self.ours),
         }
     }
+}
+
+/// ztunnel ends a connection that it cannot carry by a reset or by an ordinary end.
+#[track_caller]
+pub(crate) fn assert_no_answer(client: &NetNs, server: &Pod, port: u16) {
+    let start = Instant::now();
+    if let Ok(answer) = exchange(client, server.at(port), b"hello") {
+        assert!(answer.is_empty(), "{answer:?} from a server that was not to be reached");
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "it took {:?}", start.elapsed());
 }
 
 /// A CA directory for Warren with the root that ztunnel's test CA signs with.

@@ -3,22 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use warren_test_support::client::{assert_echo, assert_refused, connect, exchange, ping_pong, wait_cut};
+use warren_test_support::Server;
+use warren_test_support::client::{assert_echo, assert_refused, connect, ping_pong, wait_cut};
 use warren_test_support::lab::TRUST_DOMAIN;
-use warren_test_support::{NetNs, Pod, Server};
 
-use crate::mesh::{Mesh, Way, any};
+use crate::mesh::{Mesh, Way, any, assert_no_answer};
 use crate::peer::Peer;
-
-/// ztunnel ends a connection that it cannot carry by a reset or by an ordinary end.
-#[track_caller]
-fn assert_no_answer(client: &NetNs, server: &Pod, port: u16) {
-    let start = std::time::Instant::now();
-    if let Ok(answer) = exchange(client, server.at(port), b"hello") {
-        assert!(answer.is_empty(), "{answer:?} from a server that was not to be reached");
-    }
-    assert!(start.elapsed() < Duration::from_secs(8), "it took {:?}", start.elapsed());
-}
 
 fn is_handshake(event: &Value, direction: &str, result: &str) -> bool {
     event["event"] == "mtls_handshake" && event["direction"] == direction && event["result"] == result

@@ -15,7 +15,7 @@ use warren_test_support::{Lab, NetNs, Pod, command, eventually};
 use crate::peer::Peer;
 
 /// How long it goes on with open connections after it was asked to stop.
-pub(crate) const DRAIN: Duration = Duration::from_secs(3);
+pub(crate) const DRAIN: Duration = Duration::from_secs(6);
 const READY: Duration = Duration::from_secs(20);
 /// The ports in the pod that show it has taken the pod over: outbound, inbound plaintext, inbound HBONE.
 const PORTS: [u16; 3] = [15001, 15006, 15008];
@@ -85,17 +85,20 @@ impl Known {
     }
 }
 
-/// A ztunnel with its helper. Dropping it kills both.
+/// A ztunnel with its helper. Dropping it kills both, and their predecessors.
 #[derive(Debug)]
 pub(crate) struct Ztunnel {
     peer: Peer,
-    node: PathBuf,
+    /// One for each start, as an upgraded ztunnel is another pod.
+    namespaces: Vec<NetNs>,
     node_name: String,
     pod: Told,
     pod_netns: String,
     dir: PathBuf,
     children: Option<Children>,
-    starts: u32,
+    /// Was asked to stop when its successor started.
+    predecessor: Option<Children>,
+    lab_id: String,
 }
 
 #[derive(Debug)]
@@ -111,13 +114,14 @@ impl Ztunnel {
         redirect(peer, pod);
         let mut ztunnel = Self {
             peer: peer.clone(),
-            node: lab.node(node).path().to_owned(),
+            namespaces: Vec::new(),
             node_name: lab.node_name(node),
             pod: Told::of(pod),
             pod_netns: pod.ns.name().to_owned(),
             dir: lab.dir().join("ztunnel"),
             children: None,
-            starts: 0,
+            predecessor: None,
+            lab_id: lab.id().to_owned(),
         };
         std::fs::create_dir_all(&ztunnel.dir).expect("lab directory");
         std::fs::write(ztunnel.world(), known.yaml()).expect("lab directory");
@@ -125,11 +129,11 @@ impl Ztunnel {
         ztunnel
     }
 
-    /// Starts it (again) and waits until it serves the pod.
+    /// Starts it (again) and waits until it serves the pod. One that still runs must have been asked to stop.
     #[track_caller]
     pub(crate) fn launch(&mut self, pod: &NetNs) {
-        assert!(self.children.is_none(), "ztunnel runs already");
-        self.starts += 1;
+        self.predecessor = self.children.take();
+        self.namespaces.push(NetNs::create(&format!("{}-z{}", self.lab_id, self.namespaces.len())));
         let socket = self.dir.join("zds.sock");
         let _ = std::fs::remove_file(&socket);
         let Told { name, namespace, service_account, .. } = &self.pod;
@@ -162,18 +166,18 @@ impl Ztunnel {
         kill(Pid::from_raw(i32::try_from(child.id()).expect("pid")), Signal::SIGTERM).expect("own child");
     }
 
-    /// Waits until it has stopped.
+    /// Waits until the one before has stopped.
     #[track_caller]
-    pub(crate) fn wait_stopped(&mut self) {
-        let mut children = self.children.take().expect("ztunnel runs");
-        let status = command::wait_or_kill(&mut children.ztunnel, DRAIN + READY);
-        children.end();
-        assert!(status.is_some(), "ztunnel does not stop:\n{}", self.log_tail(40));
+    pub(crate) fn wait_predecessor_stopped(&mut self) {
+        let mut predecessor = self.predecessor.take().expect("there was one");
+        let status = command::wait_or_kill(&mut predecessor.ztunnel, DRAIN + READY);
+        predecessor.end();
+        assert!(status.is_some(), "ztunnel does not stop");
     }
 
     /// `kill -9`.
     pub(crate) fn kill9(&mut self) {
-        if let Some(mut children) = self.children.take() {
+        for children in [self.children.take(), self.predecessor.take()].iter_mut().flatten() {
             children.end();
         }
     }
@@ -206,14 +210,15 @@ impl Ztunnel {
     }
 
     fn file(&self, program: &str) -> PathBuf {
-        self.dir.join(format!("{program}-{}.log", self.starts))
+        self.dir.join(format!("{program}-{}.log", self.namespaces.len()))
     }
 
     /// `exec` all the way, so that the child's pid is the program's own; it dies with the thread that started it.
     fn program(&self, program: &PathBuf, name: &str) -> Command {
         let log = File::create(self.file(name)).expect("log");
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.node.display())).args(["setpriv", "--pdeathsig", "SIGKILL"]).arg(program);
+        let own = self.namespaces.last().expect("made by launch");
+        command.arg(format!("--net={}", own.path().display())).args(["setpriv", "--pdeathsig", "SIGKILL"]).arg(program);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         command
     }
