@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,20 +15,32 @@ use super::agent::Agents;
 use super::lab::NODES;
 use super::network;
 use super::process::Daemon;
+use crate::interrupt;
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "/run/warren-demo";
 const LOCK: &str = "warren-demo";
+/// Longer than a demo takes.
+const LOCK_LIMIT: Duration = Duration::from_secs(120);
+const LOCK_POLL: Duration = Duration::from_millis(500);
 /// Where the agents pin what outlives them.
 const PINS: &str = "/sys/fs/bpf/warren";
 
-/// Two demos at once would be in each other's way. The lock is a name in the
-/// kernel: it goes with the process and leaves no file.
+/// Two demos at once would be in each other's way: the second waits. The lock
+/// is a name in the kernel: it goes with the process and leaves no file.
 pub(super) fn lock() -> Result<UnixListener> {
     let name = SocketAddr::from_abstract_name(LOCK).context("name of the lock")?;
-    match UnixListener::bind_addr(&name) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => bail!("another demo runs on this machine"),
-        bound => bound.context("lock"),
+    let started = Instant::now();
+    loop {
+        match UnixListener::bind_addr(&name) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound.context("lock"),
+        }
+        if started.elapsed() > LOCK_LIMIT {
+            bail!("another demo runs on this machine");
+        }
+        interrupt::check()?;
+        thread::sleep(LOCK_POLL);
     }
 }
 
@@ -42,6 +56,9 @@ impl Stage {
     /// Removes what an earlier run left, and makes the directory.
     pub(super) fn begin(workspace: &Workspace) -> Result<Self> {
         let agents = Agents::new(workspace, &directory());
+        if directory().exists() || !network::existing().is_empty() {
+            println!("taking down what an earlier demo left or kept");
+        }
         let left = take_down(&agents);
         if !left.is_empty() {
             bail!("an earlier run left things that cannot be removed: {}", left.join(", "));
