@@ -116,10 +116,10 @@ pub(crate) const NEEDS: &[Need] = &[
         remedy: Remedy::Mount { kind: "bpf", at: || BPF_PLACE },
     },
     Need {
-        what: "ip, nsenter",
-        why: "make the simulated nodes and pods",
+        what: "ip, nsenter, setpriv, prlimit",
+        why: "make the simulated nodes and pods, and start programs in them",
         group: Group::Demo,
-        met: || programs::find("ip").is_some() && programs::find("nsenter").is_some(),
+        met: || ["ip", "nsenter", "setpriv", "prlimit"].iter().all(|name| programs::find(name).is_some()),
         remedy: Remedy::Packages(&["iproute2", "util-linux"]),
     },
     Need {
@@ -174,6 +174,13 @@ pub(crate) const NEEDS: &[Need] = &[
             !matches!(Toolchain::find(None), Some(Toolchain::Debian(_)) | None) || Toolchain::debian_clippy().is_some()
         },
         remedy: Remedy::Packages(&["rust-web-clippy"]),
+    },
+    Need {
+        what: "bpftool",
+        why: "shows the tests what is left in the kernel",
+        group: Group::Test,
+        met: || programs::find("bpftool").is_some(),
+        remedy: Remedy::Packages(&["bpftool"]),
     },
     Need {
         what: "C++ compiler",
