@@ -3,6 +3,9 @@
 use std::fmt;
 use std::ops::AddAssign;
 
+/// Findings of one check that are printed.
+const SHOWN: usize = 20;
+
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -23,9 +26,17 @@ impl Outcome {
         }
     }
 
-    /// A check that lists what it found: nothing is well.
+    /// A check that lists what it found: nothing is well. Of many findings the
+    /// first ones are shown.
     pub(crate) fn of_findings(findings: &[String]) -> Self {
-        if findings.is_empty() { Self::Passed } else { Self::Failed(findings.join("\n")) }
+        if findings.is_empty() {
+            return Self::Passed;
+        }
+        let mut shown: Vec<String> = findings.iter().take(SHOWN).cloned().collect();
+        if findings.len() > SHOWN {
+            shown.push(format!("… and {} more", findings.len() - SHOWN));
+        }
+        Self::Failed(shown.join("\n"))
     }
 
     /// Says how a check ended, with the findings indented below it.
@@ -78,6 +89,14 @@ impl fmt::Display for Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_findings_some_are_shown() {
+        let findings = vec!["fault".to_owned(); SHOWN + 5];
+        let Outcome::Failed(text) = Outcome::of_findings(&findings) else { panic!("findings are no success") };
+        assert!(text.ends_with("… and 5 more") && text.lines().count() == SHOWN + 1);
+        assert_eq!(Outcome::of_findings(&[]), Outcome::Passed);
+    }
 
     #[test]
     fn totals_name_skips_only_where_there_are_some() {
