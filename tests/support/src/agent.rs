@@ -66,6 +66,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Reads the world from here instead of the lab's manifest.
+    #[must_use]
+    pub fn world(mut self, path: &Path) -> Self {
+        self.world = path.to_owned();
+        self
+    }
+
     /// Starts it with this limit of open files (soft and hard).
     #[must_use]
     pub fn open_files(mut self, limit: u64) -> Self {

@@ -29,6 +29,10 @@ pub fn remove_leftovers() {
         for name in names_in("/etc/netns") {
             let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(name));
         }
+        let temporary = std::env::temp_dir();
+        for name in names_in(&temporary) {
+            let _ = std::fs::remove_file(temporary.join(name));
+        }
     });
 }
 
@@ -45,7 +49,7 @@ fn clean_agent(node: &str) {
 }
 
 /// Entries of `dir` that a dead test process made.
-fn names_in(dir: &str) -> Vec<String> {
+fn names_in(dir: impl AsRef<Path>) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())).collect()

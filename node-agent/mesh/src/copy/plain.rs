@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::buffer::ReadBuffer;
-use super::{ByteCounts, CopyEnd, CopyOutcome, is_reset, reset_on_close};
+use super::{ByteCounts, CopyEnd, CopyOutcome, clean_on_close, is_reset, reset_on_close};
 use crate::limits::Limits;
 use crate::live::Cancel;
 
@@ -26,6 +26,8 @@ pub async fn copy_plain(
     cancel: &Cancel,
     bytes: &ByteCounts,
 ) -> CopyOutcome {
+    reset_on_close(&app);
+    reset_on_close(&other);
     let end = {
         let (app_read, app_write) = app.split();
         let (other_read, other_write) = other.split();
@@ -47,9 +49,9 @@ pub async fn copy_plain(
             reason = cancel.cancelled() => CopyEnd::Cancelled(reason),
         }
     };
-    if end != CopyEnd::Clean {
-        reset_on_close(&app);
-        reset_on_close(&other);
+    if end == CopyEnd::Clean {
+        clean_on_close(&app);
+        clean_on_close(&other);
     }
     CopyOutcome { to_app: bytes.to_app(), to_tunnel: bytes.to_tunnel(), end }
 }

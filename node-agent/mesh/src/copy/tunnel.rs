@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::backlog::Backlog;
 use super::buffer::ReadBuffer;
-use super::{ByteCounts, CopyEnd, CopyOutcome, is_reset, reset_on_close};
+use super::{ByteCounts, CopyEnd, CopyOutcome, clean_on_close, is_reset, reset_on_close};
 use crate::hbone::HboneStream;
 use crate::limits::Limits;
 use crate::live::Cancel;
@@ -34,6 +34,7 @@ pub async fn copy(
 ) -> CopyOutcome {
     let HboneStream { mut send, mut recv, early_sent, app_ended, guard, .. } = tunnel;
     bytes.add_to_tunnel(usize::try_from(early_sent).unwrap_or(usize::MAX));
+    reset_on_close(&app);
     let end = {
         let (reader, writer) = app.split();
         let up_done = Notify::new();
@@ -44,9 +45,10 @@ pub async fn copy(
             reason = cancel.cancelled() => CopyEnd::Cancelled(reason),
         }
     };
-    if end != CopyEnd::Clean {
+    if end == CopyEnd::Clean {
+        clean_on_close(&app);
+    } else {
         send.send_reset(Reason::CANCEL);
-        reset_on_close(&app);
     }
     drop(guard);
     CopyOutcome { to_app: bytes.to_app(), to_tunnel: bytes.to_tunnel(), end }

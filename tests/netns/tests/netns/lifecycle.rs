@@ -1,11 +1,13 @@
 //! Agents that die, return, and leave; pods that go and come back as another.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use warren_test_support::client::{IO_LIMIT, assert_echo, connect, finish_exchange, ping_pong, prepare};
+use warren_test_support::client::{
+    IO_LIMIT, assert_echo, assert_refused, connect, finish_exchange, is_reset, ping_pong, prepare, wait_cut,
+};
 use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
 
 use crate::fixture::{Pair, Single, any, start_agent};
@@ -122,10 +124,63 @@ fn a_stopped_agent_ends_its_connections_and_its_successor_adopts_the_pins() {
     let links = pinned_links(pair.near.node());
     pair.near.stop();
     assert_eq!(pinned_links(pair.near.node()), links, "capture outlives the agent");
-    assert!(ping_pong(&mut open, b"closed").is_err(), "connections end with the agent that carried them");
+    let end = wait_cut(&mut open, IO_LIMIT);
+    assert!(end.is_some_and(|error| is_reset(&error)), "cut off by the deadline: a reset, not a clean end");
     pair.near.start();
     assert_echo(&pair.client.ns, pair.server.at(8080), b"again");
     assert_eq!(pair.near.pod("client")["cookie"], cookie);
+}
+
+#[test]
+fn a_killed_agent_is_never_mistaken_for_the_end_of_a_stream() {
+    // Half an answer that ends cleanly would pass for a whole one.
+    for (near, what) in [(true, "the client's agent"), (false, "the server's agent")] {
+        let mut pair = Pair::start();
+        let (report, server_saw) = std::sync::mpsc::channel();
+        let _server = Server::start(&pair.server.ns, any(8080), move |mut stream| {
+            let mut all = Vec::new();
+            let _ = stream.write_all(b"the first half");
+            let _ = report.send(stream.read_to_end(&mut all));
+        });
+        let mut stream = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+        stream.write_all(b"half a request").unwrap();
+        stream.read_exact(&mut [0; 14]).unwrap();
+        if near {
+            pair.near.kill9()
+        } else {
+            pair.far.kill9()
+        }
+        let end = wait_cut(&mut stream, Duration::from_secs(10));
+        assert!(end.is_some_and(|error| is_reset(&error)), "{what} died: the client saw a clean end");
+        let saw = server_saw.recv_timeout(Duration::from_secs(10)).expect("the server learns of it");
+        assert!(saw.is_err_and(|error| is_reset(&error)), "{what} died: the server saw a clean end");
+    }
+}
+
+#[test]
+fn a_directory_of_manifests_is_read_and_followed() {
+    let mut lab = Lab::new(1);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
+    lab.manifest.write();
+    let dir = lab.dir().join("world");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::copy(lab.manifest.path(), dir.join("10-pods.yaml")).unwrap();
+    std::fs::write(dir.join("notes.txt"), "not a manifest").unwrap();
+    let agent = lab.agent(0).world(&dir).start();
+    let _echo = Server::echo(&server.ns, any(8080));
+    assert_echo(&client.ns, server.at(8080), b"from the first file");
+    let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                metadata: {name: closed, namespace: prod}\nspec: {action: DENY, rules: [{}]}\n";
+    std::fs::write(dir.join("20-policy.yaml"), deny).unwrap();
+    agent.wait_status("the second file is in force", |status| {
+        status["world"]["objects"].as_array().is_some_and(|objects| !objects.is_empty())
+    });
+    assert_refused(&client.ns, server.at(8080), b"closed");
+    std::fs::remove_file(dir.join("20-policy.yaml")).unwrap();
+    agent.wait_status("the second file is gone", |status| {
+        status["world"]["objects"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_echo(&client.ns, server.at(8080), b"open again");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use warren_test_support::client::assert_echo;
+use warren_test_support::client::{assert_echo, finish_exchange, is_reset, prepare};
+use warren_test_support::lab::Family;
 use warren_test_support::{Capture, NetNs, Server};
 
 use crate::fixture::{Pair, any};
@@ -145,4 +146,26 @@ fn pods_outside_the_mesh_and_addresses_outside_the_world() {
     assert_eq!(echo.peer_ips(), [one.v4(), one.v6(), pair.client.v4(), pair.client.v6()]);
     assert_eq!(before, one.ns.check("ip", &["rule"]));
     assert!(!before.contains("fwmark"), "a stranger's rules are the kernel's own: {before}");
+}
+
+#[test]
+fn a_known_pod_outside_the_mesh_is_reached_in_plaintext_on_purpose() {
+    let mut legacy = None;
+    let pair = Pair::with(&[], |lab| {
+        legacy = Some(lab.pod_of(1, "legacy", Family::Dual, false));
+        lab.manifest.set_service("old", "legacy", &["10.96.0.30".parse().unwrap()], &[(80, 8080)]);
+    });
+    let legacy = legacy.unwrap();
+    let echo = Server::echo(&legacy.ns, any(8080));
+    let capture = Capture::start(pair.lab.node(0));
+    assert_echo(&pair.client.ns, legacy.at(8080), b"PLAIN-4");
+    assert_echo(&pair.client.ns, legacy.at6(8080), b"PLAIN-6");
+    assert_echo(&pair.client.ns, "10.96.0.30:80".parse().unwrap(), b"PLAIN-vip");
+    capture.stop().assert_present(b"PLAIN-vip");
+    assert_eq!(echo.peer_ips(), [pair.client.v4(), pair.client.v6(), pair.client.v4()]);
+    let event = pair.near.wait_audit("it is said to be plaintext", |event| event["route"] == "plain");
+    assert_eq!((&event["mtls"], &event["destination"]["pod"]), (&false.into(), &"legacy".into()));
+    let refused = pair.client.ns.run(|| std::net::TcpStream::connect_timeout(&legacy.at(9), Duration::from_secs(5)));
+    let refused = refused.and_then(|stream| finish_exchange(prepare(stream)?, b"x"));
+    assert!(refused.is_err_and(|error| is_reset(&error)), "nothing listens there");
 }
