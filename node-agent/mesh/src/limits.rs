@@ -55,6 +55,11 @@ pub struct Limits {
     /// After the peer reset a stream: how long bytes already received may still
     /// flow to an application that reads slowly, before it sees the reset.
     pub reset_flush: Duration,
+    /// How long a stream whose application reset before the answer is kept for
+    /// that answer, before it is reset in turn. A server that finds more than a
+    /// few streams opened and reset before it has looked at them ends the whole
+    /// connection, with everybody on it (Rapid Reset, CVE-2023-44487).
+    pub reset_linger: Duration,
     /// Connections held while their pod has no SVID yet, per pod.
     pub held_for_svid: usize,
     /// How long a connection is held for an SVID.
@@ -86,6 +91,7 @@ impl Default for Limits {
             early_data: true,
             early_data_limit: 64 * 1024,
             reset_flush: Duration::from_secs(1),
+            reset_linger: Duration::from_secs(1),
             held_for_svid: 1024,
             svid_wait: Duration::from_secs(5),
             inflight_handshakes: 256,

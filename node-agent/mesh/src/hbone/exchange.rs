@@ -1,5 +1,7 @@
 //! One CONNECT exchange on one connection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
@@ -25,18 +27,24 @@ pub(super) async fn exchange(
 ) -> Result<HboneStream, TunnelError> {
     let head = request.to_http().map_err(|e| TunnelError::Request(e.to_string()))?;
     let limit = limits.connect_response_timeout;
+    let mut guard = Some(guard);
     let attempt = async {
         let ready = tunnel.requests().ready().await;
         let mut requests = ready.map_err(|e| TunnelError::before_stream(&e))?;
         let opened = requests.send_request(head, false);
-        let (response, mut send) = opened.map_err(|e| TunnelError::before_stream(&e))?;
+        let (mut response, mut send) = opened.map_err(|e| TunnelError::before_stream(&e))?;
         // A replay needs no window: what does not fit waits inside h2, and it is
         // bounded by the early data limit.
         for bytes in early.kept() {
             let _ = send.send_data(bytes.clone(), false);
         }
-        let response = answered(response, &mut send, app, early).await?;
-        Ok((response, send))
+        match answered(&mut response, &mut send, app, early).await {
+            Err(TunnelError::AppReset) => {
+                tokio::task::spawn_local(give_up(response, send, limits.reset_linger, guard.take()));
+                Err(TunnelError::AppReset)
+            }
+            answer => Ok((answer?, send)),
+        }
     };
     let outcome = timeout(limit, attempt).await;
     let (response, send) = match outcome {
@@ -55,13 +63,13 @@ pub(super) async fn exchange(
         peer_baggage,
         early_sent: early.len(),
         app_ended: early.ended(),
-        guard: Some(guard),
+        guard,
     })
 }
 
 /// Waits for the response while the application may send, end or reset.
 async fn answered(
-    mut response: ResponseFuture,
+    response: &mut ResponseFuture,
     send: &mut SendStream<Bytes>,
     app: &TcpStream,
     early: &mut EarlyData,
@@ -69,18 +77,22 @@ async fn answered(
     loop {
         tokio::select! {
             biased;
-            answer = &mut response => {
+            answer = &mut *response => {
                 return answer.map_err(|e| TunnelError::http2(&e));
             }
             event = early.next(app) => match event {
                 // If the stream is gone, the response future says why.
                 Ok(EarlyEvent::Bytes(bytes)) => { let _ = send.send_data(bytes, false); }
                 Ok(EarlyEvent::Ended) => {}
-                Err(_) => {
-                    send.send_reset(h2::Reason::CANCEL);
-                    return Err(TunnelError::AppReset);
-                }
+                Err(_) => return Err(TunnelError::AppReset),
             }
         }
     }
+}
+
+/// Ends a stream that nobody wants any more, once the peer has looked at it.
+async fn give_up(response: ResponseFuture, mut send: SendStream<Bytes>, linger: Duration, guard: Option<StreamGuard>) {
+    let _ = timeout(linger, response).await;
+    send.send_reset(h2::Reason::CANCEL);
+    drop(guard);
 }

@@ -69,6 +69,9 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_frame_size(limits.max_frame_size)
         .max_header_list_size(limits.server_header_list)
         .max_concurrent_streams(limits.server_max_streams)
+        // A peer whose applications reset at once may be innocent: as many such
+        // streams may wait as open ones (the default is 20).
+        .max_pending_accept_reset_streams(usize::try_from(limits.server_max_streams).unwrap_or(usize::MAX))
         .data_frame_budget(limits.small_frame_budget)
         .max_send_buffer_size(limits.send_buffer);
     builder

@@ -213,6 +213,61 @@ fn a_reset_of_the_application_ends_the_wait() {
 }
 
 #[test]
+fn applications_that_reset_at_once_do_not_hurt_their_neighbours() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        let (calm, storm_over) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (until_storm, until_over) = (calm.clone(), storm_over.clone());
+        let seen = Rc::new(Cell::new(0));
+        let counter = seen.clone();
+        spawn_local(async move {
+            let mut server = raw_server(&listener, &snapshot).await;
+            let (_request, mut respond) = server.accept().await.unwrap().unwrap();
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            tokio::select! {
+                _ = server.accept() => panic!("a stream before the storm"),
+                () = until_storm.notified() => {}
+            }
+            // A busy server: it finds all that happened meanwhile at once.
+            until_over.notified().await;
+            send.send_data(Bytes::from_static(b"alive"), false).unwrap();
+            while let Some(Ok((_request, mut respond))) = server.accept().await {
+                counter.set(counter.get() + 1);
+                let _ = respond.send_response(Response::new(()), true);
+            }
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let mut neighbour = client.open(&at_client).await.unwrap();
+        calm.notify_one();
+        for _ in 0..50 {
+            let (app, at_client) = tcp_pair().await;
+            let reset = async {
+                sleep(Duration::from_millis(2)).await;
+                copy::reset(app);
+            };
+            let (outcome, ()) = tokio::join!(timeout(SOON, client.open(&at_client)), reset);
+            let error = outcome.expect("noticed").err().unwrap();
+            assert!(matches!(error, TunnelError::AppReset), "{error}");
+        }
+        storm_over.notify_one();
+        let data = timeout(SOON, neighbour.recv.data()).await.expect("no hang").unwrap();
+        assert_eq!(data.expect("the connection lives"), b"alive"[..]);
+        timeout(SOON, async {
+            while seen.get() < 50 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the peer looks at every stream");
+    });
+}
+
+#[test]
 fn a_peer_that_never_answers_is_given_up() {
     on_worker(async {
         let ca = test_ca();
