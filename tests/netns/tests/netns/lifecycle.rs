@@ -8,6 +8,7 @@ use serde_json::Value;
 use warren_test_support::client::{
     IO_LIMIT, assert_echo, assert_refused, connect, finish_exchange, is_reset, ping_pong, prepare, wait_cut,
 };
+use warren_test_support::lab::Family;
 use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
 
 use crate::fixture::{Pair, Single, any, start_agent};
@@ -542,4 +543,123 @@ fn other_marks_tables_and_numbers_of_workers() {
     packets.assert_absent(b"CANARY-");
     packets.assert_only_tls();
     assert_eq!(echo.peers().len(), 48);
+}
+
+#[test]
+fn what_a_namespace_had_of_its_own_is_kept_and_restored() {
+    let mut lab = Lab::new(2);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(1, "server"));
+    lab.manifest.write();
+    // Another tool's rules, some of them where the capture wants to be; a setting; a queueing discipline on lo.
+    for rule in ["pref 1 from 192.0.2.1 lookup 100", "pref 2 fwmark 0x9 lookup 101", "pref 500 to 192.0.2.2 lookup 102"]
+    {
+        let words: Vec<&str> = rule.split(' ').collect();
+        client.ns.check("ip", &[&["rule", "add"], &words[..]].concat());
+    }
+    client.ns.check("ip", &["route", "add", "unreachable", "192.0.2.0/24", "table", "100"]);
+    client.ns.set_sysctl("net/ipv4/tcp_fwmark_accept", "1");
+    client.ns.check("tc", &["qdisc", "add", "dev", "lo", "clsact"]);
+    let before = traces(&client.ns);
+    let mut near = start_agent(&lab, 0, &[]);
+    let _far = start_agent(&lab, 1, &[]);
+    assert_eq!(near.pod("client")["state"], "enrolled", "{:#}", near.pod("client"));
+    let _echo = Server::echo(&server.ns, any(8080));
+    let capture = Capture::start(lab.node(0));
+    assert_echo(&client.ns, server.at(8080), b"CANARY-beside-others");
+    assert_echo(&client.ns, server.at6(8080), b"CANARY-beside-others");
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY-");
+    packets.assert_only_tls();
+    near.stop();
+    assert!(near.cleanup().status.success());
+    assert_eq!(traces(&client.ns), before);
+}
+
+#[test]
+fn a_namespace_without_ipv6_or_known_by_a_process_is_enrolled() {
+    let mut lab = Lab::new(2);
+    let server = lab.pod(1, "server");
+    let bare = lab.pod_of(0, "bare", Family::V4, true);
+    bare.ns.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
+    let mut by_process = lab.pod(0, "by-process");
+    let mut sleeper = by_process.ns.spawn(std::process::Command::new("sleep").arg("300"));
+    by_process.document.netns = format!("/proc/{}/ns/net", sleeper.id()).into();
+    lab.manifest.set_pod(&by_process.document);
+    lab.manifest.write();
+    let (near, _far) = (start_agent(&lab, 0, &[]), start_agent(&lab, 1, &[]));
+    let _echo = Server::echo(&server.ns, any(8080));
+    let capture = Capture::start(lab.node(0));
+    for pod in [&bare, &by_process] {
+        let status = near.pod(&pod.document.name);
+        assert_eq!(status["state"], "enrolled", "{status:#}");
+        assert_echo(&pod.ns, server.at(8080), b"CANARY");
+    }
+    let packets = capture.stop();
+    packets.assert_absent(b"CANARY");
+    packets.assert_only_tls();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn a_tunnel_that_died_with_the_far_agent_is_not_used_again() {
+    let mut pair = Pair::start();
+    let _echo = pair.echo(8080);
+    for round in 0..3 {
+        assert_echo(&pair.client.ns, pair.server.at(8080), format!("round {round}").as_bytes());
+        pair.far.kill9();
+        pair.far.start();
+    }
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"after all");
+}
+
+#[test]
+fn an_address_that_another_identity_took_over_is_refused_until_the_world_says_so() {
+    let mut lab = Lab::new(2);
+    let (client, server) = (lab.pod(0, "client"), lab.pod(1, "server"));
+    lab.manifest.write();
+    let stale = lab.dir().join("stale.yaml");
+    std::fs::copy(lab.manifest.path(), &stale).unwrap();
+    let near = lab.agent(0).world(&stale).start();
+    let far = start_agent(&lab, 1, &[]);
+    let echo = Server::echo(&server.ns, any(8080));
+    assert_echo(&client.ns, server.at(8080), b"the one that is meant");
+    drop(echo);
+
+    // The far node has a new pod at the old address; the near node has not heard of it yet.
+    lab.manifest.remove("pod server");
+    lab.apply(&[&far]);
+    let mut heir = lab.recreate(server);
+    heir.document.service_account = "heir".to_owned();
+    lab.manifest.set_pod(&heir.document);
+    lab.apply(&[&far]);
+    far.wait_status("the heir is enrolled", |status| pods_enrolled(status) == 1);
+    let echo = Server::echo(&heir.ns, any(8080));
+    assert_refused(&client.ns, heir.at(8080), b"CANARY-for-the-old-one");
+    assert!(echo.peers().is_empty());
+    let event = near.wait_audit("both names", |event| event["failure_reason"] == "identity_mismatch");
+    assert!(event.to_string().contains("sa/heir") && event.to_string().contains("sa/server"), "{event:#}");
+
+    std::fs::copy(lab.manifest.path(), &stale).unwrap();
+    eventually("the near node has heard of it", IO_LIMIT, || (near.generation() > 1).then_some(()));
+    assert_echo(&client.ns, heir.at(8080), b"for the new one");
+}
+
+#[test]
+fn thirty_pods_are_enrolled_and_released_together() {
+    let mut lab = Lab::new(1);
+    let pods: Vec<_> = (0..30).map(|n| lab.pod(0, &format!("p{n}"))).collect();
+    lab.manifest.write();
+    let before = traces(&pods[29].ns);
+    let mut agent = start_agent(&lab, 0, &[]);
+    assert_eq!(pods_enrolled(&agent.status()), 30);
+    let servers: Vec<_> = pods.iter().map(|pod| Server::echo(&pod.ns, any(8080))).collect();
+    for (n, pod) in pods.iter().enumerate() {
+        assert_echo(&pod.ns, pods[(n + 7) % 30].at(8080), b"round the ring");
+    }
+    assert!(servers.iter().all(|server| server.peers().len() == 1));
+    drop(servers);
+    agent.stop();
+    assert!(agent.cleanup().status.success());
+    assert_eq!(traces(&pods[29].ns), before);
 }

@@ -148,6 +148,37 @@ fn a_slow_reader_stops_its_writer_and_fills_no_agent() {
 }
 
 #[test]
+fn several_slow_readers_do_not_shut_others_out() {
+    let pair = Pair::start();
+    let _echo = pair.echo(8081);
+    // They accept, and never read. A tunnel's window holds four such streams; this many leave room for others.
+    let _deaf = Server::start(&pair.server.ns, any(8080), |stream| {
+        std::thread::sleep(Duration::from_secs(30));
+        drop(stream);
+    });
+    assert_echo(&pair.client.ns, pair.server.at(8081), b"warm");
+    let before = [pair.near.rss(), pair.far.rss()];
+    let chunk = vec![7; 256 * 1024];
+    let fill = || {
+        let mut stream = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(400))).unwrap();
+        while stream.write(&chunk).is_ok() {}
+        stream
+    };
+    let stuck: Vec<TcpStream> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3).map(|_| scope.spawn(fill)).collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    for _ in 0..5 {
+        assert_echo(&pair.client.ns, pair.server.at(8081), b"not starved");
+    }
+    for (agent, before) in [&pair.near, &pair.far].into_iter().zip(before) {
+        let growth = agent.rss().saturating_sub(before);
+        assert!(growth < 128 << 20, "{} grew by {growth} bytes for {} slow readers", agent.node(), stuck.len());
+    }
+}
+
+#[test]
 fn a_thousand_connections_at_once() {
     const COUNT: usize = 1000;
     let pair = Pair::start();
