@@ -19,6 +19,8 @@ mod peer;
 mod programs;
 mod refusals;
 mod restarts;
+mod storms;
+mod time;
 mod ztunnel;
 
 use std::process::ExitCode;
@@ -37,7 +39,7 @@ macro_rules! tests {
     };
 }
 
-const TESTS: [Test; 19] = tests![
+const TESTS: [Test; 25] = tests![
     bytes::every_size_and_family_arrives_exactly_from_the_clients_own_address,
     bytes::each_end_may_end_its_half_first,
     bytes::a_reset_of_one_application_ends_the_other,
@@ -53,10 +55,16 @@ const TESTS: [Test; 19] = tests![
     refusals::warren_refuses_a_ztunnel_pod_that_is_not_whom_it_expects,
     refusals::each_side_refuses_a_foreign_trust_domain_under_the_same_root,
     refusals::an_application_that_does_not_listen_is_a_refusal,
+    refusals::plaintext_follows_peer_authentication,
     restarts::ztunnel_is_upgraded_under_warrens_connections,
     restarts::killed_ztunnel_ends_connections_and_the_next_one_after_it_succeeds,
     restarts::stopped_warren_is_replaced_and_ztunnels_next_connections_succeed,
     restarts::killed_warren_is_replaced_and_ztunnels_next_connections_succeed,
+    storms::clients_that_reset_at_once_do_not_hurt_their_neighbours,
+    storms::short_connections_one_after_the_other,
+    storms::single_bytes_arrive_in_order,
+    time::warrens_certificates_are_renewed_under_ztunnels_eyes,
+    time::silent_connections_outlive_the_pings_of_both_sides,
 ];
 
 fn main() -> ExitCode {

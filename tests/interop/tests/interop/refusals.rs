@@ -114,3 +114,23 @@ pub(crate) fn an_application_that_does_not_listen_is_a_refusal(peer: &Peer) {
         assert_echo(&client.ns, server.at(8080), b"listening");
     }
 }
+
+pub(crate) fn plaintext_follows_peer_authentication(peer: &Peer) {
+    // Each side takes the other's pod for one outside the mesh.
+    let mut mesh = Mesh::with(peer, &[], |draft| {
+        draft.known.pods[0].hbone = false;
+        let mut believed = draft.theirs.document.clone();
+        believed.ambient = false;
+        draft.lab.manifest.set_pod(&believed);
+    });
+    let (_echo, own) = (Server::echo(&mesh.theirs.ns, any(8080)), Server::echo(&mesh.ours.ns, any(8080)));
+    for way in Way::BOTH {
+        let (client, server) = mesh.ends(way);
+        assert_echo(&client.ns, server.at(8080), b"in clear");
+    }
+    assert_eq!(own.peer_ips(), [mesh.theirs.v4()]);
+    mesh.lab.manifest.set_mtls(None, "STRICT");
+    mesh.lab.apply(&[&mesh.agent]);
+    assert_no_answer(&mesh.theirs.ns, &mesh.ours, 8080);
+    assert_eq!(own.peers().len(), 1, "plaintext entered a STRICT pod");
+}

@@ -29,6 +29,8 @@ pub(crate) struct Told {
     pub(crate) trust_domain: String,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) node: String,
+    /// Whether it takes tunnels.
+    pub(crate) hbone: bool,
 }
 
 impl Told {
@@ -42,6 +44,7 @@ impl Told {
             trust_domain: TRUST_DOMAIN.to_owned(),
             ips: document.ips.clone(),
             node: document.node.clone(),
+            hbone: true,
         }
     }
 }
@@ -62,12 +65,13 @@ impl Known {
             let _ = writeln!(
                 text,
                 "- {{uid: uid-{0}, name: {0}, namespace: {1}, serviceAccount: {2}, trustDomain: {3}, \
-                 workloadIps: [{4}], protocol: HBONE, node: {5}, network: \"\", services: {{}}}}",
+                 workloadIps: [{4}], protocol: {5}, node: {6}, network: \"\", services: {{}}}}",
                 pod.name,
                 pod.namespace,
                 pod.service_account,
                 pod.trust_domain,
                 ips.join(", "),
+                if pod.hbone { "HBONE" } else { "TCP" },
                 pod.node
             );
         }

@@ -1,0 +1,79 @@
+//! Connections that disturb each other in one tunnel, if anything can.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::SockRef;
+use warren_test_support::client::{IO_LIMIT, assert_echo, check_pattern, connect, pattern, ping_pong};
+use warren_test_support::{NetNs, Server};
+
+use crate::mesh::{Mesh, Way, any};
+use crate::peer::Peer;
+
+pub(crate) fn clients_that_reset_at_once_do_not_hurt_their_neighbours(peer: &Peer) {
+    let mesh = Mesh::start(peer);
+    for way in Way::BOTH {
+        let (client, server) = mesh.ends(way);
+        let _echo = Server::echo(&server.ns, any(8080));
+        let mut neighbours: Vec<TcpStream> =
+            (0..8).map(|_| connect(&client.ns, server.at(8080)).expect("connect")).collect();
+        for round in 0..5 {
+            reset_at_once(&client.ns, server.at(8080), 200);
+            for (n, stream) in neighbours.iter_mut().enumerate() {
+                let answer = ping_pong(stream, b"alive");
+                assert_eq!(answer.unwrap_or_else(|e| panic!("{way:?}, neighbour {n}, round {round}: {e}")), b"alive");
+            }
+            assert_echo(&client.ns, server.at(8080), b"a new neighbour");
+        }
+    }
+}
+
+/// As port scanners and some health checks do.
+fn reset_at_once(ns: &NetNs, to: SocketAddr, count: usize) {
+    ns.run(|| {
+        for n in 0..count {
+            let mut stream = TcpStream::connect_timeout(&to, IO_LIMIT).expect("captured");
+            if n % 2 == 0 {
+                stream.write_all(b"never mind").expect("write");
+            }
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("option");
+        }
+    });
+}
+
+pub(crate) fn short_connections_one_after_the_other(peer: &Peer) {
+    let mesh = Mesh::start(peer);
+    for way in Way::BOTH {
+        let (client, server) = mesh.ends(way);
+        let _echo = Server::echo(&server.ns, any(8080));
+        for _ in 0..500 {
+            assert_echo(&client.ns, server.at(8080), b"short");
+        }
+    }
+}
+
+pub(crate) fn single_bytes_arrive_in_order(peer: &Peer) {
+    const BYTES: usize = 50_000;
+    let mesh = Mesh::start(peer);
+    let mut all = vec![0; BYTES];
+    pattern(0, &mut all);
+    for way in Way::BOTH {
+        let (client, server) = mesh.ends(way);
+        let _server = Server::start(&server.ns, any(8080), |mut stream| {
+            stream.set_nodelay(true).expect("option");
+            let mut byte = [0];
+            while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+        });
+        let mut stream = connect(&client.ns, server.at(8080)).expect("connect");
+        stream.set_nodelay(true).expect("option");
+        let mut writer = stream.try_clone().expect("descriptor");
+        let bytes = all.clone();
+        let sender = std::thread::spawn(move || {
+            bytes.chunks(1).try_for_each(|byte| writer.write_all(byte))?;
+            writer.shutdown(std::net::Shutdown::Write)
+        });
+        assert_eq!(check_pattern(&mut stream).expect("echo"), BYTES as u64, "{way:?}");
+        sender.join().expect("sender").expect("writes");
+    }
+}
