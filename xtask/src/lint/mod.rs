@@ -4,7 +4,9 @@
 mod dependencies;
 mod sources;
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::Result;
 
 use crate::ebpf::{self, Toolchain};
 use crate::exit;
@@ -19,9 +21,9 @@ const SEPARATE: [&str; 2] = ["ebpf/programs", "tests/fuzz"];
 type Check = fn(&Workspace) -> Outcome;
 
 const CHECKS: [(&str, Check); 12] = [
-    ("format of user space", |ws| Outcome::of(format(ws, "."))),
-    ("format of the kernel programs", |ws| Outcome::of(format(ws, "ebpf/programs"))),
-    ("format of the fuzz targets", |ws| Outcome::of(format(ws, "tests/fuzz"))),
+    ("format of user space", |ws| format(ws, ".")),
+    ("format of the kernel programs", |ws| format(ws, "ebpf/programs")),
+    ("format of the fuzz targets", |ws| format(ws, "tests/fuzz")),
     ("dependencies point one way", dependencies::edges),
     ("core is pure: no runtime, no sockets, no kernel library among its dependencies", dependencies::core_is_pure),
     ("every crate takes the workspace's lints", dependencies::lints_are_inherited),
@@ -60,10 +62,27 @@ pub(crate) fn check(workspace: &Workspace) -> Totals {
     totals
 }
 
-fn format(workspace: &Workspace, directory: &str) -> Result<()> {
+/// Names the files that are not formatted. `--all` would follow a separate
+/// crate's path dependencies back into the workspace.
+fn format(workspace: &Workspace, directory: &str) -> Outcome {
     let mut cargo = process::command("cargo");
-    cargo.current_dir(workspace.path(directory)).args(["fmt", "--all", "--", "--check", "-l"]);
-    process::output(&mut cargo).map(drop).context("run `cargo fmt --all` there")
+    cargo.current_dir(workspace.path(directory)).arg("fmt");
+    if directory == "." {
+        cargo.arg("--all");
+    }
+    match cargo.args(["--", "--check", "-l"]).output() {
+        Ok(output) if output.status.success() => Outcome::Passed,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            let files: Vec<String> = said.lines().map(|file| relative(workspace, file)).collect();
+            Outcome::Failed(format!("`cargo fmt` in {directory} would change:\n{}", files.join("\n")))
+        }
+        Err(error) => Outcome::Failed(format!("cargo fmt: {error}")),
+    }
+}
+
+fn relative(workspace: &Workspace, file: &str) -> String {
+    Path::new(file).strip_prefix(workspace.root()).map_or(file.to_owned(), |path| path.display().to_string())
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
