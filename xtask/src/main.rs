@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", about = "Warren's chores", disable_help_subcommand = false)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Warren's chores")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -88,8 +88,13 @@ fn permitted(actions: &[Action]) -> Result<()> {
         (_, false) if system => "this needs root",
         _ => return Ok(()),
     };
-    let commands: String = actions.iter().flat_map(Action::commands).map(|line| format!("\n  {line}")).collect();
+    let commands: String = actions.iter().flat_map(as_typed).collect();
     Err(Coded { code: CANNOT_INSTALL, message: format!("{obstacle}; please run:{commands}") }.into())
+}
+
+fn as_typed(action: &Action) -> Vec<String> {
+    let root = if action.needs_root() && !geteuid().is_root() { "sudo " } else { "" };
+    action.commands().iter().map(|line| format!("\n  {root}{line}")).collect()
 }
 
 fn perform(workspace: &Workspace, action: &Action) -> Result<()> {
