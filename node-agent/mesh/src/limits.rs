@@ -30,8 +30,8 @@ pub struct Limits {
     pub server_max_streams: u32,
     /// HTTP/2 stream receive window: what a slow reader may pile up in memory.
     pub stream_window: u32,
-    /// HTTP/2 connection receive window; must exceed `stream_window`, or one
-    /// unread stream starves the others (hbone.md §6).
+    /// HTTP/2 connection receive window: as much as all of a connection's
+    /// streams together, or those that nobody reads starve the others.
     pub connection_window: u32,
     /// HTTP/2 MAX_FRAME_SIZE advertised.
     pub max_frame_size: u32,
@@ -79,9 +79,9 @@ impl Default for Limits {
             ping_timeout: Duration::from_secs(20),
             pool_unused: Duration::from_secs(300),
             pool_streams_per_connection: 100,
-            server_max_streams: 200,
-            stream_window: 4 * MIB,
-            connection_window: 16 * MIB,
+            server_max_streams: 100,
+            stream_window: MIB,
+            connection_window: 100 * MIB,
             max_frame_size: MIB,
             client_header_list: 16 * 1024,
             server_header_list: 64 * 1024,
@@ -104,9 +104,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_unread_stream_cannot_fill_the_connection() {
+    fn unread_streams_cannot_fill_the_connection() {
         let limits = Limits::default();
-        assert!(limits.connection_window > limits.stream_window);
+        let streams = limits.server_max_streams.max(limits.pool_streams_per_connection as u32);
+        assert!(limits.connection_window >= streams * limits.stream_window);
         assert!(limits.early_data_limit <= 64 * 1024);
         assert!(limits.connect_response_timeout > limits.tcp_connect_timeout);
     }
