@@ -13,7 +13,16 @@ use crate::peer::Peer;
 
 const FILE: &str = "file.bin";
 
-/// Python's own HTTP server over a directory.
+/// Python's own HTTP server on both families. (Run as `-m http.server` it would ask DNS for its own name.)
+const SERVER: &str = "
+import http.server, socket, socketserver, sys
+class Server(socketserver.ThreadingTCPServer):
+    address_family = socket.AF_INET6
+    allow_reuse_address = True
+Server(('::', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+";
+
+/// A server of a directory's files.
 struct Http {
     child: Child,
 }
@@ -22,10 +31,10 @@ impl Http {
     #[track_caller]
     fn start(ns: &NetNs, directory: &Path, at: SocketAddr) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-m", "http.server", "--bind", &at.ip().to_string(), &at.port().to_string()]);
+        command.args(["-c", SERVER, &at.port().to_string()]);
         command.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = ns.spawn(&mut command);
-        eventually("python3 -m http.server listens", IO_LIMIT, || {
+        eventually("the HTTP server listens", IO_LIMIT, || {
             ns.run(|| std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200))).ok()
         });
         Self { child }
@@ -40,19 +49,20 @@ impl Drop for Http {
 }
 
 pub(crate) fn curl_fetches_from_a_http_server(peer: &Peer) {
-    let vip: IpAddr = "10.96.0.10".parse().expect("address");
-    let mesh = Mesh::with(peer, &[], |draft| draft.lab.manifest.set_service("shop", "theirs", &[vip], &[(80, 8080)]));
+    // Each side knows a service whose one endpoint is the other's pod.
+    let (vip, their_vip) = (IpAddr::from([10, 96, 0, 10]), IpAddr::from([10, 96, 0, 11]));
+    let mesh = Mesh::with(peer, &[], |draft| {
+        draft.lab.manifest.set_service("shop", "theirs", &[vip], &[(80, 8080)]);
+        draft.known.pods[0].service = Some((their_vip, 80, 8080));
+    });
     let mut file = vec![0; 3_000_000];
     pattern(0, &mut file);
     std::fs::write(mesh.lab.dir().join(FILE), &file).expect("lab directory");
     for way in Way::BOTH {
         let (client, server) = mesh.ends(way);
-        let _servers = [server.at(8080), server.at6(8080)].map(|at| Http::start(&server.ns, mesh.lab.dir(), at));
-        let mut urls = vec![server.at(8080), server.at6(8080)];
-        if way == Way::ToZtunnel {
-            urls.push(SocketAddr::new(vip, 80));
-        }
-        for url in urls {
+        let _server = Http::start(&server.ns, mesh.lab.dir(), server.at(8080));
+        let vip = if way == Way::ToZtunnel { vip } else { their_vip };
+        for url in [server.at(8080), server.at6(8080), SocketAddr::new(vip, 80)] {
             for _ in 0..3 {
                 let got = fetch(&client.ns, &format!("http://{url}/{FILE}"));
                 assert!(got == file, "{way:?} {url}: {} bytes, not the file", got.len());

@@ -29,6 +29,40 @@ pub(crate) fn clients_that_reset_at_once_do_not_hurt_their_neighbours(peer: &Pee
     }
 }
 
+/// More than a connection's window of bytes is under way when connections end early: if any of it were lost from the
+/// window for good, the tunnel would stand still in the end.
+pub(crate) fn what_is_broken_off_leaves_the_window_whole(peer: &Peer) {
+    const ROUNDS: usize = 400;
+    let mesh = Mesh::start(peer);
+    for way in Way::BOTH {
+        let (client, server) = mesh.ends(way);
+        let _echo = Server::echo(&server.ns, any(8080));
+        let _deaf = Server::start(&server.ns, any(8081), |mut stream| {
+            let mut some = [0; 1000];
+            let _ = stream.read_exact(&mut some);
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        });
+        let mut neighbour = connect(&client.ns, server.at(8080)).expect("connect");
+        let bytes = vec![7; 200_000];
+        for round in 0..ROUNDS {
+            // Nobody listens there; the server resets; the client resets.
+            let port = [9999, 8081, 8080][round % 3];
+            let mut stream = connect(&client.ns, server.at(port)).expect("captured");
+            let _ = stream.write_all(&bytes);
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            drop(stream);
+            if round % 50 == 0 {
+                assert_eq!(ping_pong(&mut neighbour, b"alive").expect("neighbour"), b"alive", "{way:?} {round}");
+            }
+        }
+        let answer = ping_pong(&mut neighbour, &bytes);
+        assert!(answer.unwrap_or_else(|e| panic!("{way:?}: {e}")) == bytes, "{way:?}");
+        for _ in 0..8 {
+            assert_echo(&client.ns, server.at(8080), &bytes);
+        }
+    }
+}
+
 /// As port scanners and some health checks do.
 fn reset_at_once(ns: &NetNs, to: SocketAddr, count: usize) {
     ns.run(|| {

@@ -31,6 +31,8 @@ pub(crate) struct Told {
     pub(crate) node: String,
     /// Whether it takes tunnels.
     pub(crate) hbone: bool,
+    /// A service with this pod as its only endpoint: address, port, the pod's port.
+    pub(crate) service: Option<(IpAddr, u16, u16)>,
 }
 
 impl Told {
@@ -45,6 +47,7 @@ impl Told {
             ips: document.ips.clone(),
             node: document.node.clone(),
             hbone: true,
+            service: None,
         }
     }
 }
@@ -59,20 +62,32 @@ pub(crate) struct Known {
 
 impl Known {
     fn yaml(&self) -> String {
-        let mut text = String::from("workloads:\n");
+        let (mut text, mut all_services) = (String::from("workloads:\n"), String::new());
         for pod in &self.pods {
             let ips: Vec<String> = pod.ips.iter().map(|ip| format!("\"{ip}\"")).collect();
+            let mut services = String::new();
+            if let Some((vip, port, target)) = pod.service {
+                let (namespace, host) = (&pod.namespace, format!("{}.{}.svc.cluster.local", pod.name, pod.namespace));
+                services = format!("\"{namespace}/{host}\": {{{port}: {target}}}");
+                let _ = writeln!(
+                    all_services,
+                    "- {{name: {}, namespace: {namespace}, hostname: {host}, vips: [\"/{vip}\"], \
+                     ports: {{{port}: {target}}}, canonical: true}}",
+                    pod.name
+                );
+            }
             let _ = writeln!(
                 text,
                 "- {{uid: uid-{0}, name: {0}, namespace: {1}, serviceAccount: {2}, trustDomain: {3}, \
-                 workloadIps: [{4}], protocol: {5}, node: {6}, network: \"\", services: {{}}}}",
+                 workloadIps: [{4}], protocol: {5}, node: {6}, network: \"\", services: {{{7}}}}}",
                 pod.name,
                 pod.namespace,
                 pod.service_account,
                 pod.trust_domain,
                 ips.join(", "),
                 if pod.hbone { "HBONE" } else { "TCP" },
-                pod.node
+                pod.node,
+                services
             );
         }
         match &self.allowed {
@@ -85,7 +100,7 @@ impl Known {
                 }
             }
         }
-        text + "services: []\n"
+        if all_services.is_empty() { text + "services: []\n" } else { text + "services:\n" + &all_services }
     }
 }
 
