@@ -16,7 +16,7 @@ pub(crate) struct Pair {
     pub(crate) lab: Lab,
 }
 
-/// One node with an agent, nothing else yet.
+/// One node with an agent; `client` and `server` are both on it.
 pub(crate) struct Single {
     pub(crate) agent: Agent,
     pub(crate) client: Pod,

@@ -7,13 +7,17 @@
 // Helpers of tests are tests: what goes wrong in them is a failure to be shown.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod absence;
+mod agents;
 mod dial;
 mod escapes;
 mod evidence;
 mod fixture;
 mod hostile;
 mod identity;
-mod lifecycle;
+mod inspect;
+mod leftovers;
+mod pods;
 mod policy;
 mod traffic;
 mod untouched;

@@ -1,0 +1,46 @@
+//! What an agent leaves in the kernel and in a pod, looked at from outside.
+
+use serde_json::Value;
+use warren_test_support::NetNs;
+
+/// Ids of what is pinned for a node; `kind` is `link` or `map`.
+pub(crate) fn pinned(kind: &str, node: &str) -> Vec<u64> {
+    let shown = warren_test_support::command::run("bpftool", &["-j", "-f", kind, "show"]);
+    let all: Value = serde_json::from_str(&shown).expect("bpftool prints JSON");
+    let prefix = format!("/sys/fs/bpf/warren/{node}/");
+    let is_ours = |pin: &Value| pin.as_str().is_some_and(|path| path.starts_with(&prefix));
+    let ours = all.as_array().expect("a list").iter();
+    let ours = ours.filter(|entry| entry["pinned"].as_array().is_some_and(|pins| pins.iter().any(is_ours)));
+    ours.filter_map(|entry| entry["id"].as_u64()).collect()
+}
+
+/// Whether the kernel still has a link or map of that id.
+pub(crate) fn exists(kind: &str, id: u64) -> bool {
+    let mut command = std::process::Command::new("bpftool");
+    command.args([kind, "show", "id", &id.to_string()]);
+    warren_test_support::command::output(&mut command).status.success()
+}
+
+/// Everything in a pod's namespace that an agent may change.
+pub(crate) fn traces(ns: &NetNs) -> String {
+    let mut all = String::new();
+    for family in ["-4", "-6"] {
+        for what in [&["rule"][..], &["route", "show", "table", "all"], &["addr"]] {
+            all += &ns.check("ip", &[&[family], what].concat());
+        }
+    }
+    all += &ns.check("tc", &["qdisc"]);
+    all += &ns.check("tc", &["filter", "show", "dev", "lo", "ingress"]);
+    all += &ns.check("tc", &["filter", "show", "dev", "lo", "egress"]);
+    for key in
+        ["tcp_fwmark_accept", "fwmark_reflect", "conf/lo/route_localnet", "conf/lo/rp_filter", "conf/all/rp_filter"]
+    {
+        all += &format!("{key} {}", ns.read(&format!("/proc/sys/net/ipv4/{key}")));
+    }
+    all + &ns.check("ss", &["-Hltn"])
+}
+
+/// How many pods a status calls enrolled.
+pub(crate) fn pods_enrolled(status: &Value) -> usize {
+    status["pods"].as_array().map_or(0, |pods| pods.iter().filter(|pod| pod["state"] == "enrolled").count())
+}
