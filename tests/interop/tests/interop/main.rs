@@ -39,7 +39,7 @@ macro_rules! tests {
     };
 }
 
-const TESTS: [Test; 26] = tests![
+const TESTS: [Test; 27] = tests![
     bytes::every_size_and_family_arrives_exactly_from_the_clients_own_address,
     bytes::each_end_may_end_its_half_first,
     bytes::a_reset_of_one_application_ends_the_other,
@@ -62,6 +62,7 @@ const TESTS: [Test; 26] = tests![
     restarts::killed_warren_is_replaced_and_ztunnels_next_connections_succeed,
     storms::clients_that_reset_at_once_do_not_hurt_their_neighbours,
     storms::what_is_broken_off_leaves_the_window_whole,
+    storms::applications_that_do_not_read_do_not_stop_their_neighbours,
     storms::short_connections_one_after_the_other,
     storms::single_bytes_arrive_in_order,
     time::warrens_certificates_are_renewed_under_ztunnels_eyes,

@@ -111,3 +111,29 @@ pub(crate) fn single_bytes_arrive_in_order(peer: &Peer) {
         sender.join().expect("sender").expect("writes");
     }
 }
+
+/// ztunnel's window for a connection is that of four streams, and nobody but ztunnel can help its own deaf readers.
+pub(crate) fn applications_that_do_not_read_do_not_stop_their_neighbours(peer: &Peer) {
+    let mesh = Mesh::start(peer);
+    for (way, deaf) in [(Way::ToZtunnel, 3), (Way::FromZtunnel, 12)] {
+        let (client, server) = mesh.ends(way);
+        let (end, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let _deaf = Server::start(&server.ns, any(8080), move |_stream| {
+            // Until the test is over: the sender is dropped then.
+            let _ = held.lock().map(|held| held.recv());
+        });
+        let _echo = Server::echo(&server.ns, any(8081));
+        let mut stuck = Vec::new();
+        for n in 0..deaf {
+            let mut stream = connect(&client.ns, server.at(8080)).expect("connect");
+            stream.set_write_timeout(Some(Duration::from_millis(300))).expect("option");
+            while stream.write(&[7; 64 * 1024]).is_ok() {}
+            stuck.push(stream);
+            let mut neighbour = connect(&client.ns, server.at(8081)).expect("connect");
+            let answer = ping_pong(&mut neighbour, b"alive");
+            assert_eq!(answer.unwrap_or_else(|e| panic!("{way:?} beside {}: {e}", n + 1)), b"alive");
+        }
+        drop((stuck, end));
+    }
+}
