@@ -194,6 +194,7 @@ impl Tunnel {
             Ok(application) => application,
             Err(error) => return Err(refuse(stream, record, error.status(), &error.to_string())),
         };
+        record.set_application(application);
         Ok(Requested { tunnel: self, world, pod, stream, record, application })
     }
 

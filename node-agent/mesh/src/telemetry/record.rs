@@ -1,5 +1,6 @@
 //! One connection's evidence, from accept to end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub struct ConnectionRecord {
     policy: Option<String>,
     route: &'static str,
     hbone_addr: Option<String>,
+    application: Option<SocketAddr>,
     trace_id: Option<String>,
     response_code: Option<u16>,
     latency: Option<Duration>,
@@ -74,6 +76,7 @@ impl ConnectionRecord {
             policy: None,
             route: "none",
             hbone_addr: None,
+            application: None,
             trace_id: None,
             response_code: None,
             latency: None,
@@ -121,6 +124,12 @@ impl ConnectionRecord {
     /// The CONNECT authority.
     pub fn set_hbone_addr(&mut self, authority: impl ToString) {
         self.hbone_addr = Some(authority.to_string());
+    }
+
+    /// Address of the application that a tunnelled request is for: what the
+    /// audit event names instead of the tunnel port.
+    pub fn set_application(&mut self, application: SocketAddr) {
+        self.application = Some(application);
     }
 
     /// Both ends proved their identity by TLS; `peer` is the other one.
@@ -306,7 +315,7 @@ impl ConnectionRecord {
                 .map(|mtls| mtls.destination.clone())
                 .or_else(|| world_identity(&facts.destination)),
             source: WorkloadFacts::party(facts.source.as_ref(), facts.src_addr),
-            destination: WorkloadFacts::party(facts.destination.as_ref(), facts.dst_addr),
+            destination: WorkloadFacts::party(facts.destination.as_ref(), self.application.unwrap_or(facts.dst_addr)),
             destination_service: facts
                 .service
                 .as_ref()
