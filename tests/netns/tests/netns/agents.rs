@@ -1,7 +1,7 @@
 //! Agents as processes: several on one kernel, at their limits, with other settings.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use warren_test_support::client::{assert_echo, assert_refused, connect, ping_pong};
 use warren_test_support::{Capture, Lab, Server, eventually};
@@ -84,6 +84,28 @@ fn an_agent_out_of_descriptors_lives_and_recovers() {
         ping_pong(&mut stream, b"after").ok()
     });
     assert!(near.alive());
+}
+
+#[test]
+fn a_greedy_pod_leaves_room_for_its_neighbour() {
+    let mut lab = Lab::new(2);
+    let (greedy, modest, server) = (lab.pod(0, "greedy"), lab.pod(0, "modest"), lab.pod(1, "server"));
+    lab.manifest.write();
+    let near = lab.agent(0).open_files(2048).start();
+    let _far = start_agent(&lab, 1, &[]);
+    let _echo = Server::echo(&server.ns, any(8080));
+    let to = server.at(8080);
+    let held: Vec<_> = (0..1500)
+        .filter_map(|_| greedy.ns.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(100))).ok())
+        .collect();
+    assert_eq!(held.len(), 1500, "the kernel lets them wait");
+    for _ in 0..5 {
+        let start = Instant::now();
+        assert_echo(&modest.ns, to, b"a modest wish");
+        assert!(start.elapsed() < Duration::from_secs(3), "served only after {:?}", start.elapsed());
+    }
+    let budget = near.status()["descriptors"].clone();
+    assert!(budget["used"].as_u64() > Some(700), "greed was tested: {budget:#}");
 }
 
 #[test]

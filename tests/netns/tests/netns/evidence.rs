@@ -1,6 +1,8 @@
 //! What an operator can see: status, audit events, handshake records, metrics; and that renewal disturbs nobody.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
@@ -243,4 +245,33 @@ fn commands_that_cannot_succeed_say_so_by_their_exit_code() {
     let dir = std::env::temp_dir().join(format!("wt-exit-{}", std::process::id()));
     assert_eq!(code(&[&agent[..], &[dir.to_str().unwrap()]].concat()), Some(3));
     let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn what_others_must_not_read_or_write_they_cannot() {
+    let pair = Pair::start();
+    let mode = |path: &Path| {
+        let metadata = std::fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&pair.near.run_dir().join("agent.sock")) & 0o077, 0, "the status socket is root's");
+    assert_eq!(mode(&Path::new("/sys/fs/bpf/warren").join(pair.near.node())) & 0o077, 0, "pins are root's");
+    let mut keys = 0;
+    let mut directories = vec![pair.lab.dir().join("ca")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("PRIVATE KEY")) {
+                keys += 1;
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+            }
+        }
+    }
+    assert_eq!(keys, 1, "of the root alone: SVID keys and intermediates stay in memory");
+    for entry in std::fs::read_dir(pair.near.run_dir()).unwrap().map(Result::unwrap) {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        assert!(!text.contains("PRIVATE KEY"), "a key in {}", entry.path().display());
+    }
 }
