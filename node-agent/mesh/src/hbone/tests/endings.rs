@@ -1,0 +1,209 @@
+//! Tunnels that end: retries, drain, silence, rotation.
+
+use super::*;
+
+/// What a misbehaving server does to its first stream.
+enum Mischief {
+    Refuse(h2::Reason),
+    GoAway,
+}
+
+/// The first connection misbehaves, later ones echo their first bytes.
+async fn retry_case(mischief: Mischief) -> (Result<Vec<u8>, TunnelError>, usize) {
+    let ca = test_ca();
+    let limits = Limits::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let snapshot = ca.snapshot(&id("server"));
+    let count = Rc::new(Cell::new(0));
+    let counter = count.clone();
+    spawn_local(async move {
+        let mut first = raw_server(&listener, &snapshot).await;
+        counter.set(1);
+        match mischief {
+            Mischief::Refuse(reason) => {
+                let (_request, mut respond) = first.accept().await.unwrap().unwrap();
+                respond.send_reset(reason);
+                spawn_local(async move { while first.accept().await.is_some() {} });
+            }
+            Mischief::GoAway => {
+                // Nothing was accepted: the last stream id is 0.
+                first.abrupt_shutdown(h2::Reason::NO_ERROR);
+                spawn_local(async move { while first.accept().await.is_some() {} });
+            }
+        }
+        let mut second = raw_server(&listener, &snapshot).await;
+        counter.set(2);
+        let (request, mut respond) = second.accept().await.unwrap().unwrap();
+        spawn_local(async move { while second.accept().await.is_some() {} });
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        let bytes = request.into_body().data().await.unwrap().unwrap();
+        send.send_data(bytes, false).unwrap();
+        std::future::pending::<()>().await;
+    });
+    let client = Client::new(&ca, &limits, address);
+    let (mut app, at_client) = tcp_pair().await;
+    app.write_all(b"only once").await.unwrap();
+    let echoed = match timeout(SOON, client.open(&at_client)).await.expect("no hang") {
+        Ok(mut stream) => Ok(stream.recv.data().await.unwrap().unwrap().to_vec()),
+        Err(error) => Err(error),
+    };
+    (echoed, count.get())
+}
+
+#[test]
+fn what_was_certainly_not_processed_is_tried_once_more_with_its_bytes() {
+    on_worker(async {
+        let (echoed, connections) = retry_case(Mischief::Refuse(h2::Reason::REFUSED_STREAM)).await;
+        assert_eq!((echoed.unwrap(), connections), (b"only once".to_vec(), 2));
+        let (echoed, connections) = retry_case(Mischief::GoAway).await;
+        assert_eq!((echoed.unwrap(), connections), (b"only once".to_vec(), 2));
+    });
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_tried_again() {
+    on_worker(async {
+        let (outcome, connections) = retry_case(Mischief::Refuse(h2::Reason::INTERNAL_ERROR)).await;
+        assert_eq!((outcome.is_err(), connections), (true, 1));
+    });
+}
+
+#[test]
+fn a_drained_server_finishes_its_streams_and_takes_no_new_ones() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        let drains = Rc::new(RefCell::new(Vec::new()));
+        let (handles, server_limits) = (drains.clone(), limits.clone());
+        let over = Rc::new(Cell::new(0));
+        let ended = over.clone();
+        spawn_local(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let mut server = accept(tcp, &snapshot, &server_limits).await.unwrap();
+                handles.borrow_mut().push(server.drain());
+                let ended = ended.clone();
+                spawn_local(async move {
+                    while let Some(Ok(stream)) = server.next().await {
+                        let stream = stream.accept(&Baggage::default()).unwrap();
+                        spawn_local(async move {
+                            let HboneStream { mut send, mut recv, .. } = stream;
+                            while let Some(Ok(bytes)) = recv.data().await {
+                                recv.flow_control().release_capacity(bytes.len()).unwrap();
+                                send.send_data(bytes, false).unwrap();
+                            }
+                            send.send_data(Bytes::new(), true).unwrap();
+                        });
+                    }
+                    ended.set(ended.get() + 1);
+                });
+            }
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let mut old = client.open(&at_client).await.unwrap();
+        drains.borrow()[0].drain();
+        sleep(Duration::from_millis(100)).await;
+        // The old stream goes on; a new one meets a new connection.
+        old.send.send_data(Bytes::from_static(b"still"), false).unwrap();
+        assert_eq!(old.recv.data().await.unwrap().unwrap(), "still");
+        let (_app, at_client) = tcp_pair().await;
+        let _new = client.open(&at_client).await.unwrap();
+        assert_eq!((drains.borrow().len(), over.get()), (2, 0));
+        old.send.send_data(Bytes::new(), true).unwrap();
+        while let Some(bytes) = old.recv.data().await {
+            assert!(bytes.unwrap().is_empty());
+        }
+        drop(old);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(over.get(), 1, "the drained connection is over");
+    });
+}
+
+#[test]
+fn a_dead_peer_is_noticed_by_both_sides() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits {
+            ping_interval: Duration::from_millis(50),
+            ping_timeout: Duration::from_millis(100),
+            ..Limits::default()
+        };
+        // Client side: the server goes silent after the handshake.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        spawn_local(async move {
+            let connection = raw_server(&listener, &snapshot).await;
+            std::future::pending::<()>().await;
+            drop(connection);
+        });
+        let client = Client::new(&ca, &limits, address);
+        let (_app, at_client) = tcp_pair().await;
+        let error = timeout(SOON, client.open(&at_client)).await.expect("noticed").err().unwrap();
+        assert!(matches!(error, TunnelError::Http2 { .. }), "{error}");
+        assert_eq!(client.pool.connections(), 0);
+
+        // Server side: the client goes silent.
+        let (tcp, at_server) = tcp_pair().await;
+        let (client, server) = (ca.snapshot(&id("client")), ca.snapshot(&id("server")));
+        let expected = [id("server")];
+        let (connected, accepted) =
+            tokio::join!(silent_client(tcp, &client, &expected), accept(at_server, &server, &limits));
+        let mut server = accepted.unwrap();
+        let event = timeout(SOON, server.next()).await.expect("noticed").unwrap();
+        assert!(matches!(event, Err(TunnelError::PeerDead)));
+        assert!(server.next().await.is_none());
+        drop(connected);
+    });
+}
+
+async fn silent_client(
+    tcp: TcpStream,
+    snapshot: &crate::identity::IdentitySnapshot,
+    expected: &[SpiffeId],
+) -> impl Sized {
+    let (stream, _) = crate::tls::connect(tcp, snapshot, expected, SOON).await.unwrap();
+    h2::client::handshake(stream).await.unwrap()
+}
+
+#[test]
+fn rotation_under_load_fails_nothing() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server_pod = ca.ca.add_pod(&"server".into(), &id("server"));
+        let server_limits = limits.clone();
+        spawn_local(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let snapshot = server_pod.current().unwrap();
+                let limits = server_limits.clone();
+                spawn_local(async move {
+                    let server = accept(tcp, &snapshot, &limits).await.unwrap();
+                    run(server, &|stream: InboundStream| {
+                        let mut stream = stream.accept(&Baggage::default()).unwrap();
+                        stream.send.send_data(Bytes::new(), true).unwrap();
+                    })
+                    .await;
+                });
+            }
+        });
+        let mut client = Client::new(&ca, &limits, address);
+        let serial = client.snapshot.svid.serial().to_owned();
+        for round in 0..60 {
+            if round % 20 == 10 {
+                ca.clock.advance(Duration::from_secs(2100));
+                ca.ca.step();
+            }
+            client.snapshot = ca.snapshot(&id("client"));
+            let (_app, at_client) = tcp_pair().await;
+            client.open(&at_client).await.unwrap();
+        }
+        assert_ne!(client.snapshot.svid.serial(), serial);
+    });
+}
