@@ -17,6 +17,10 @@ pub struct Limits {
     pub connect_response_timeout: Duration,
     /// TCP connect to a peer or to the application.
     pub tcp_connect_timeout: Duration,
+    /// How long a peer's tunnel port that refuses is tried again: its agent may
+    /// be restarting. Shorter than `tcp_connect_timeout`, or the refusal would
+    /// be told as silence.
+    pub peer_retry: Duration,
     /// HTTP/2 PING: time between an answer and the next PING.
     pub ping_interval: Duration,
     /// HTTP/2 PING: an answer later than this means a dead peer.
@@ -75,6 +79,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             connect_response_timeout: Duration::from_secs(15),
             tcp_connect_timeout: Duration::from_secs(10),
+            peer_retry: Duration::from_secs(9),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             pool_unused: Duration::from_secs(300),
@@ -110,5 +115,6 @@ mod tests {
         assert!(limits.connection_window >= streams * limits.stream_window);
         assert!(limits.early_data_limit <= 64 * 1024);
         assert!(limits.connect_response_timeout > limits.tcp_connect_timeout);
+        assert!(limits.peer_retry < limits.tcp_connect_timeout);
     }
 }

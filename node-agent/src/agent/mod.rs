@@ -59,7 +59,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
         world: ArcSwap::from_pointee(World::empty(loaded.world.mesh.clone())),
         telemetry: telemetry.clone(),
         live: LiveRegistry::default(),
-        limits: Arc::new(Limits { svid_wait: config.svid_wait, ..Limits::default() }),
+        limits: Arc::new(limits(&config)),
         budget,
         exemption: capture.exemption(),
         mark: config.mark,
@@ -260,6 +260,13 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// The budgets, with what the command line says of them. Agents elsewhere are given as long to come back as this one.
+fn limits(config: &Config) -> Limits {
+    let defaults = Limits::default();
+    let peer_retry = config.away_wait.min(defaults.peer_retry);
+    Limits { svid_wait: config.svid_wait, peer_retry, ..defaults }
 }
 
 async fn bind_admin(config: &Config) -> Result<TcpListener, Fatal> {

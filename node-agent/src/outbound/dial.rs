@@ -10,8 +10,6 @@ use tokio::time::{Instant, sleep};
 use crate::shared::{LocalPod, Shared};
 use crate::sys::socket::pod_socket;
 
-/// How long a refused tunnel port is tried again: the peer's agent may be restarting.
-const PEER_RETRY: Duration = Duration::from_secs(3);
 /// Pause between two tries.
 const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,7 +23,7 @@ pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to
 
 /// Connects to a peer's tunnel port. A refusal means that nobody listens: an agent that restarts, most likely.
 pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let until = Instant::now() + PEER_RETRY;
+    let until = Instant::now() + shared.limits.peer_retry;
     loop {
         match from_pod(shared, pod, source, to).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
