@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use warren_core::identity::PodUid;
@@ -48,6 +49,7 @@ pub(crate) enum WorkerCommand {
 pub(crate) struct Worker {
     commands: mpsc::UnboundedSender<WorkerCommand>,
     thread: JoinHandle<()>,
+    metrics: RuntimeMetrics,
 }
 
 impl Worker {
@@ -55,16 +57,22 @@ impl Worker {
     pub(crate) fn start(index: usize, shared: Arc<Shared>, heartbeat: Option<Heartbeat>) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let metrics = runtime.handle().metrics();
         let thread = std::thread::Builder::new().name(format!("warren-worker-{index}")).spawn(move || {
             let local = LocalSet::new();
             local.block_on(&runtime, run(shared, receiver, heartbeat));
         })?;
-        Ok(Self { commands, thread })
+        Ok(Self { commands, thread, metrics })
     }
 
     /// Asks for something; a worker that is gone is noticed by [`Self::is_alive`].
     pub(crate) fn send(&self, command: WorkerCommand) {
         let _ = self.commands.send(command);
+    }
+
+    /// What its runtime tells of itself, from any thread.
+    pub(crate) fn metrics(&self) -> RuntimeMetrics {
+        self.metrics.clone()
     }
 
     /// Whether its thread still runs.

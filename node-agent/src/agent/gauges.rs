@@ -1,5 +1,9 @@
 //! The agent's gauges about itself, set when metrics are read.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::RuntimeMetrics;
 use warren_mesh::telemetry::{FloatGauge, Metrics};
 
 use super::board::{Notes, PodState};
@@ -42,6 +46,36 @@ impl KernelGauges {
     }
 }
 
+/// How busy the workers are, measured from one reading to the next.
+struct Load {
+    workers: Vec<RuntimeMetrics>,
+    read: Instant,
+    busy: Vec<Duration>,
+}
+
+impl Load {
+    fn new(workers: Vec<RuntimeMetrics>) -> Self {
+        let busy = workers.iter().map(busy_time).collect();
+        Self { workers, read: Instant::now(), busy }
+    }
+
+    /// Percent of the time since the last reading that the busiest worker worked.
+    fn busiest(&mut self) -> f64 {
+        let elapsed = self.read.elapsed().as_secs_f64();
+        let busy: Vec<Duration> = self.workers.iter().map(busy_time).collect();
+        let worked = busy.iter().zip(&self.busy).map(|(now, before)| now.saturating_sub(*before).as_secs_f64());
+        let most = worked.fold(0.0, f64::max);
+        self.read = Instant::now();
+        self.busy = busy;
+        if elapsed > 0.0 { (100.0 * most / elapsed).min(100.0) } else { 0.0 }
+    }
+}
+
+/// A worker's runtime has one thread.
+fn busy_time(worker: &RuntimeMetrics) -> Duration {
+    worker.worker_total_busy_duration(0)
+}
+
 /// Handles of the gauges, registered once.
 #[derive(Clone)]
 pub(crate) struct Gauges {
@@ -51,11 +85,13 @@ pub(crate) struct Gauges {
     rejected: FloatGauge,
     descriptors: FloatGauge,
     descriptor_limit: FloatGauge,
+    busy: FloatGauge,
+    load: Arc<Mutex<Load>>,
 }
 
 impl Gauges {
     /// Registers the gauges.
-    pub(crate) fn register(metrics: &Metrics) -> Self {
+    pub(crate) fn register(metrics: &Metrics, workers: Vec<RuntimeMetrics>) -> Self {
         Self {
             uncovered: metrics.gauge("warren_uncovered_pods", "Local pods of the mesh that are not captured"),
             enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
@@ -64,6 +100,9 @@ impl Gauges {
             descriptors: metrics.gauge("warren_connection_descriptors", "File descriptors in use by connections"),
             descriptor_limit: metrics
                 .gauge("warren_connection_descriptors_limit", "File descriptors that connections may use"),
+            busy: metrics
+                .gauge("warren_worker_busy_percent", "Time since the last reading that the busiest worker worked"),
+            load: Arc::new(Mutex::new(Load::new(workers))),
         }
     }
 
@@ -76,5 +115,6 @@ impl Gauges {
         self.rejected.set(notes.rejections.len() as f64);
         self.descriptors.set(budget.used() as f64);
         self.descriptor_limit.set(budget.total() as f64);
+        self.busy.set(self.load.lock().unwrap_or_else(PoisonError::into_inner).busiest());
     }
 }

@@ -72,7 +72,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
         shared: shared.clone(),
         board: board.clone(),
         issuers: ca.clone(),
-        gauges: Gauges::register(telemetry.metrics()),
+        gauges: Gauges::register(telemetry.metrics(), workers.iter().map(Worker::metrics).collect()),
     };
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
