@@ -1,5 +1,5 @@
-//! The head of a tunnel request: any method, authority and header values. What is accepted can be sent again and is
-//! then read as the same.
+//! The head of a tunnel request: any method, authority and header values. What is accepted can be sent on, and is then
+//! read as the same.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -32,9 +32,14 @@ fuzz_target!(|head: Head<'_>| {
         Err(reason) => return assert_eq!(reason.status(), 400),
     };
     assert!(!head.other_method);
-    let sent = read.to_http().expect("what was accepted can be sent");
-    let again = ConnectRequest::from_http(&sent.into_parts().0, [0; 24]).expect("what we send can be read");
+    let again = resent(&read);
     assert_eq!(again.authority, read.authority);
     assert_eq!(again.traceparent, read.traceparent);
-    assert_eq!(again.baggage, read.baggage);
+    // Values that the header has no way to say are left out, once and for all.
+    assert_eq!(resent(&again).baggage, again.baggage);
 });
+
+fn resent(request: &ConnectRequest) -> ConnectRequest {
+    let sent = request.to_http().expect("what was accepted can be sent");
+    ConnectRequest::from_http(&sent.into_parts().0, [0; 24]).expect("what we send can be read")
+}
