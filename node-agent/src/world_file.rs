@@ -51,6 +51,11 @@ impl WorldFile {
         Ok((Self { path, candidate: stamps.clone(), loaded: stamps }, texts))
     }
 
+    /// Forgets what was returned, so that the same texts are returned once more.
+    pub(crate) fn again(&mut self) {
+        self.loaded.clear();
+    }
+
     /// The new texts, if the files changed since they were last returned and have settled.
     pub(crate) fn poll(&mut self) -> Result<Option<Vec<SourceText>>, WorldFileError> {
         let seen = stamps(&self.path)?;
@@ -149,6 +154,18 @@ mod tests {
         assert!(world.poll().unwrap().is_none(), "changed again");
         let texts = world.poll().unwrap().expect("settled");
         assert_eq!(texts[0].text, "second");
+        assert!(world.poll().unwrap().is_none());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn texts_that_could_not_be_applied_are_returned_again() {
+        let dir = scratch("again");
+        let file = dir.join("mesh.yaml");
+        fs::write(&file, "one").unwrap();
+        let (mut world, _) = WorldFile::open(file).unwrap();
+        world.again();
+        assert_eq!(world.poll().unwrap().expect("returned again")[0].text, "one");
         assert!(world.poll().unwrap().is_none());
         fs::remove_dir_all(dir).unwrap();
     }

@@ -78,8 +78,17 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
     let kernel = KernelGauges::register(telemetry.metrics());
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
-    let mut agent =
-        Agent { config, defaults, files, flows: KernelFlows::new(shared.clone()), shared, board, keeper, kernel };
+    let mut agent = Agent {
+        config,
+        defaults,
+        files,
+        flows: KernelFlows::new(shared.clone()),
+        shared,
+        board,
+        keeper,
+        kernel,
+        unapplied: false,
+    };
     agent.apply(loaded);
     agent.board.notes().ready = true;
     println!("warren: ready node={} pods={}", agent.config.node, agent.keeper.entries().len());
@@ -96,6 +105,8 @@ struct Agent {
     flows: KernelFlows,
     keeper: Keeper,
     kernel: KernelGauges,
+    /// The kernel refused the last world; it is offered again.
+    unapplied: bool,
 }
 
 impl Agent {
@@ -136,8 +147,10 @@ impl Agent {
         if let Err(error) = self.keeper.capture.set_captured(&world.captured()) {
             tracing::error!(error = chain(&error), "captured ranges not updated; the last good world stays");
             self.board.notes().source_error = Some(chain(&error));
+            self.unapplied = true;
             return;
         }
+        self.unapplied = false;
         tracing::info!(generation = world.generation, pods = world.pods.len(), "world in force");
         self.shared.world.store(Arc::new(world));
         self.keeper.reconcile(&mut self.flows);
@@ -198,6 +211,9 @@ impl Agent {
         match self.keeper.capture.counters() {
             Ok(counters) => self.kernel.set(&counters),
             Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
+        }
+        if self.unapplied {
+            self.files.again();
         }
         self.flows.prune();
         self.reconcile();
