@@ -1,7 +1,6 @@
 //! Worlds that many tests share the shape of.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -145,8 +144,10 @@ pub(crate) struct Probe(PathBuf);
 impl Probe {
     pub(crate) fn new(lab: &Lab) -> Self {
         let path = std::env::temp_dir().join(format!("{}-probe", lab.id()));
-        std::fs::copy(env!("CARGO_BIN_EXE_warren-probe"), &path).expect("probe can be copied");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("probe can be made executable");
+        // By another process: a descriptor of ours, open for writing, would be inherited by whatever another test
+        // starts meanwhile, and the copy could not be executed.
+        let target = path.to_str().expect("UTF-8 path");
+        warren_test_support::command::run("install", &["-m", "0755", env!("CARGO_BIN_EXE_warren-probe"), target]);
         Self(path)
     }
 }
