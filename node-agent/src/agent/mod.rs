@@ -7,6 +7,7 @@ mod gauges;
 mod keeper;
 mod pages;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
     };
     agent.apply(loaded);
     agent.board.notes().ready = true;
-    println!("warren: ready node={} pods={}", agent.config.node, agent.keeper.entries().len());
+    announce(&format!("ready node={} pods={}", agent.config.node, agent.keeper.entries().len()));
     agent.drive().await
 }
 
@@ -262,12 +263,17 @@ impl Agent {
         }
         // A socket that nobody answers would make `warren status` say something else than "not running".
         let _ = std::fs::remove_file(socket_path(&self.config.run_dir));
-        println!("warren: stopped node={}", self.config.node);
+        announce(&format!("stopped node={}", self.config.node));
     }
 
     fn proxied(&self) -> usize {
         self.shared.live.snapshot().iter().filter(|(_, connection)| connection.is_proxied()).count()
     }
+}
+
+/// Tells whoever started the agent; nobody listening is no reason to end.
+fn announce(what: &str) {
+    let _ = writeln!(std::io::stdout(), "warren: {what}");
 }
 
 /// Waits until a moment, or for ever.

@@ -1,7 +1,8 @@
 //! A captured connection that knows its way: opened, then copied to its end.
 
-use http::StatusCode;
 use std::sync::{Arc, OnceLock};
+
+use http::StatusCode;
 use warren_core::identity::SpiffeId;
 use warren_core::pool::PoolKey;
 use warren_core::route::{OwnRoute, PlainRoute, TunnelRoute};
