@@ -1,7 +1,7 @@
 //! The budget of file descriptors: how many a node may use, and how much of it one pod can never take from another.
 //!
 //! Half of the budget is divided into guaranteed shares, one per pod; the other half is lent to whoever needs it. A
-//! connection that finds no slot is not accepted yet: it waits in the kernel's backlog.
+//! connection that finds no slot waits, and those behind it stay in the kernel's backlog.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,8 @@ use warren_core::identity::PodUid;
 
 /// Descriptors kept back for everything that is not a connection: maps, links, logs, the admin endpoint, tunnels.
 const RESERVED: u64 = 1024;
+/// Fewer for connections than this are worth a warning.
+const FEW: usize = 4096;
 /// What is left to connections however small the limit is.
 const MINIMUM: usize = 64;
 
@@ -48,6 +50,9 @@ impl Budget {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
         let open_files = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
         let total = usize::try_from(open_files.saturating_sub(RESERVED)).unwrap_or(usize::MAX);
+        if total < FEW {
+            tracing::warn!(open_files, "few file descriptors for connections: raise the limit of open files");
+        }
         Self::new(total.max(MINIMUM))
     }
 

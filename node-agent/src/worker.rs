@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
@@ -18,6 +20,7 @@ use warren_mesh::hbone::Pool;
 use crate::capture::{Heartbeat, WorkerListeners};
 use crate::context::{Incoming, Phase, PodContext, left};
 use crate::shared::{LocalPod, Shared};
+use crate::sys::socket::reset_on_close;
 use crate::{inbound, outbound};
 
 /// How often the kernel is told that somebody serves.
@@ -163,7 +166,8 @@ fn stop(mut served: Served) {
     });
 }
 
-/// Accepts while the pod is served, taking `descriptors` of the budget for each connection first.
+/// Accepts while the pod is served. Each connection takes `descriptors` of the budget before it goes on; while it waits
+/// for them, the next ones wait in the kernel's backlog.
 async fn accept_loop<F>(
     listener: std::net::TcpListener,
     context: Rc<PodContext>,
@@ -178,27 +182,34 @@ async fn accept_loop<F>(
     };
     let mut phase = context.phase.subscribe();
     let mut lines = JoinSet::new();
+    let mut accepted: Option<(TcpStream, SocketAddr)> = None;
+    let uid = context.pod.uid.clone();
     loop {
         tokio::select! {
             () = left(&mut phase, Phase::Serving) => break,
             Some(_) = lines.join_next(), if !lines.is_empty() => {}
-            incoming = accept(&listener, &context, descriptors) => {
-                lines.spawn_local(line(context.clone(), incoming));
+            next = accept(&listener, &uid), if accepted.is_none() => accepted = Some(next),
+            slot = context.shared.budget.take(&uid, descriptors), if accepted.is_some() => {
+                if let Some((tcp, peer)) = accepted.take() {
+                    lines.spawn_local(line(context.clone(), Incoming { tcp, peer, slot }));
+                }
             }
         }
     }
     drop(listener);
+    if let Some((tcp, _)) = accepted {
+        // Nobody looked at it: a clean end would be an answer.
+        let _ = reset_on_close(tcp.as_fd());
+    }
     while lines.join_next().await.is_some() {}
 }
 
-async fn accept(listener: &TcpListener, context: &PodContext, descriptors: usize) -> Incoming {
+async fn accept(listener: &TcpListener, pod: &PodUid) -> (TcpStream, SocketAddr) {
     loop {
-        let slot = context.shared.budget.take(&context.pod.uid, descriptors).await;
         match listener.accept().await {
-            Ok((tcp, peer)) => return Incoming { tcp, peer, slot },
+            Ok(accepted) => return accepted,
             Err(error) if is_exhausted(&error) => {
-                drop(slot);
-                tracing::warn!(%error, pod = %context.pod.uid, "cannot accept; connections wait in the backlog");
+                tracing::warn!(%error, %pod, "cannot accept; connections wait in the backlog");
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
             Err(error) => tracing::debug!(%error, "a connection ended before it was accepted"),
