@@ -34,7 +34,8 @@ pub(crate) fn ztunnel_is_upgraded_under_warrens_connections(peer: &Peer) {
 }
 
 pub(crate) fn killed_ztunnel_ends_connections_and_the_next_one_after_it_succeeds(peer: &Peer) {
-    let mut mesh = Mesh::start(peer);
+    // As long as an agent may be away, its tunnel port is tried again.
+    let mut mesh = Mesh::with(peer, &[("--away-wait", "2s")], |_| {});
     let (_echo, _own) = (Server::echo(&mesh.theirs.ns, any(8080)), Server::echo(&mesh.ours.ns, any(8080)));
     let to = mesh.theirs.at(8080);
     let mut out = connect(&mesh.ours.ns, to).expect("connect");
