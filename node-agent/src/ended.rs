@@ -1,12 +1,9 @@
 //! A line that ended before its bytes could flow.
 
-use std::os::fd::AsFd;
-
 use tokio::net::TcpStream;
 use warren_core::policy::Denial;
+use warren_mesh::copy::reset;
 use warren_mesh::telemetry::{ConnectionRecord, ResponseFlag};
-
-use crate::sys::socket::reset_on_close;
 
 /// Why a line ended early, with everything that must still be done about it. Boxed: it is the rare outcome of every
 /// stage.
@@ -54,8 +51,7 @@ impl Ended {
             Why::Failed { flag, reason } => record.fail(flag, reason),
         }
         if let Some(tcp) = tcp {
-            // Fails only for a socket that is closed already.
-            let _ = reset_on_close(tcp.as_fd());
+            reset(tcp);
         }
     }
     fn new(tcp: Option<TcpStream>, record: ConnectionRecord, why: Why) -> Self {

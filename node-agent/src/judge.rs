@@ -1,7 +1,8 @@
-//! Judging live connections again after the world changed, and ending those that it no longer allows.
+//! Judging registered connections: when they come, and again after the world changed, ending those that it no longer
+//! allows.
 
-use warren_core::policy::{Connection, Denial};
-use warren_core::world::World;
+use warren_core::policy::{Connection, Denial, Permit};
+use warren_core::world::{Pod, World};
 use warren_mesh::live::CancelReason;
 use warren_mesh::telemetry::Direction;
 
@@ -26,14 +27,18 @@ fn verdict(world: &World, connection: &LiveConnection) -> Option<CancelReason> {
     if connection.direction == Direction::Outbound {
         return None;
     }
-    let asked = Connection {
+    decide(world, pod, connection).err().map(|denial| cancelled_by(&denial))
+}
+
+/// Decides on a registered inbound connection: the first time and every time after, so that both ask the same.
+pub(crate) fn decide(world: &World, pod: &Pod, connection: &LiveConnection) -> Result<Permit, Denial> {
+    world.policy().decide(&Connection {
         source: connection.source_identity.as_ref(),
         source_ip: connection.source.ip(),
         destination: pod,
         destination_ip: connection.destination.ip(),
         destination_port: connection.destination.port(),
-    };
-    world.policy().decide(&asked).err().map(|denial| cancelled_by(&denial))
+    })
 }
 
 /// A denial as the reason a live connection ends with.

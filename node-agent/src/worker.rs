@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,12 +14,12 @@ use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use warren_core::identity::PodUid;
+use warren_mesh::copy::reset;
 use warren_mesh::hbone::Pool;
 
 use crate::capture::{Heartbeat, WorkerListeners};
 use crate::context::{Incoming, Phase, PodContext, left};
 use crate::shared::{LocalPod, Shared};
-use crate::sys::socket::reset_on_close;
 use crate::{inbound, outbound};
 
 /// How often the kernel is told that somebody serves.
@@ -199,7 +198,7 @@ async fn accept_loop<F>(
     drop(listener);
     if let Some((tcp, _)) = accepted {
         // Nobody looked at it: a clean end would be an answer.
-        let _ = reset_on_close(tcp.as_fd());
+        reset(tcp);
     }
     while lines.join_next().await.is_some() {}
 }

@@ -51,11 +51,6 @@ impl Clock for ManualClock {
     }
 }
 
-/// Seconds since 1970, saturating at 1970 for a clock before it.
-pub fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 /// A [`Clock`] as rustls asks for the time.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsTime(pub(crate) Arc<dyn Clock>);

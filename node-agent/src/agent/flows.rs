@@ -17,7 +17,7 @@ use warren_mesh::live::{Cancel, CancelReason, LiveGuard};
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
 use crate::capture::KernelEvent;
-use crate::judge::cancelled_by;
+use crate::judge::{cancelled_by, decide};
 use crate::shared::{LiveConnection, LocalPod, Shared, Transport};
 use crate::sys::sock_diag::{self, TcpConnection};
 
@@ -180,30 +180,17 @@ impl KernelFlows {
             opened: Instant::now(),
         });
         if seen.direction == Direction::Inbound {
-            self.judge(pod, &mut record, &live, source, destination);
+            self.judge(pod, &mut record, &live);
         }
         record.established();
         self.flows.insert(key, Flow { record, live, cancel, local: local.clone() });
     }
 
     /// The kernel's verdict may be older than the policy in force.
-    fn judge(
-        &self,
-        pod: &Arc<Pod>,
-        record: &mut ConnectionRecord,
-        live: &LiveGuard<LiveConnection>,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) {
+    fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) {
         let world = self.shared.world.load();
-        let decision = world.policy().decide(&Connection {
-            source: None,
-            source_ip: source.ip(),
-            destination: world.pod(&pod.uid).unwrap_or(pod),
-            destination_ip: destination.ip(),
-            destination_port: destination.port(),
-        });
-        match decision {
+        let LiveConnection { source, destination, .. } = **live.info();
+        match decide(&world, world.pod(&pod.uid).unwrap_or(pod), live.info()) {
             Ok(permit) => {
                 record.set_policy(permit.policy());
                 let _ = live.info().policy.set(permit.policy().to_string());

@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 use warren_core::identity::SpiffeId;
-use warren_core::policy::{Connection, Denial, Permit};
+use warren_core::policy::{Denial, Permit};
 use warren_core::world::Pod;
 use warren_mesh::live::{Cancel, LiveGuard};
 use warren_mesh::telemetry::{ConnectionRecord, Direction};
 
+use crate::judge::decide;
 use crate::shared::{LiveConnection, LocalPod, Shared, Transport};
-use crate::sys::socket::{app_socket, pod_socket};
+use crate::sys::socket::{app_socket, connect_within, pod_socket};
 
 /// Who asks for which application.
 pub(super) struct Asked {
@@ -49,7 +50,7 @@ impl Asked {
             transport: self.transport,
             source: self.source_addr,
             destination: self.application,
-            source_identity: self.source.clone(),
+            source_identity: self.source,
             destination_identity: (self.transport == Transport::Mtls).then(|| self.pod.identity.clone()),
             policy: OnceLock::new(),
             opened: Instant::now(),
@@ -57,13 +58,7 @@ impl Asked {
         let world = shared.world.load();
         // The pod as of now: its labels may have changed since the stage before.
         let pod = world.pod(&self.pod.uid).unwrap_or(&self.pod);
-        let permit = world.policy().decide(&Connection {
-            source: self.source.as_ref(),
-            source_ip: self.source_addr.ip(),
-            destination: pod,
-            destination_ip: self.application.ip(),
-            destination_port: self.application.port(),
-        })?;
+        let permit = decide(&world, pod, live.info())?;
         record.set_policy(permit.policy());
         let _ = live.info().policy.set(permit.policy().to_string());
         Ok(Permitted { permit, source_addr: self.source_addr, application: self.application, live, cancel })
@@ -92,7 +87,5 @@ async fn application_stream(
     } else {
         app_socket(&pod.netns, source.ip(), shared.mark, &shared.exemption)?
     };
-    tokio::time::timeout(shared.limits.tcp_connect_timeout, socket.connect(application))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    connect_within(shared.limits.tcp_connect_timeout, socket, application).await
 }

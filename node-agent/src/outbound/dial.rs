@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::shared::{LocalPod, Shared};
-use crate::sys::socket::pod_socket;
+use crate::sys::socket::{connect_within, pod_socket};
 
 /// Pause between two tries.
 const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -16,9 +16,7 @@ const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Connects from the pod, at the address of the connection that is carried, outside of capture.
 pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = pod_socket(&pod.netns, source, &shared.exemption)?;
-    tokio::time::timeout(shared.limits.tcp_connect_timeout, socket.connect(to))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    connect_within(shared.limits.tcp_connect_timeout, socket, to).await
 }
 
 /// Connects to a peer's tunnel port. A refusal means that nobody listens: an agent that restarts, most likely.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::netns::NetNs;
 use crate::capture::{Exemption, Mark};
@@ -65,6 +65,11 @@ pub(crate) fn pod_socket(namespace: &NetNs, source: IpAddr, exemption: &Exemptio
     let socket = exempt_socket(namespace, Domain::for_address((source, 0).into()), exemption)?;
     bind_address(&socket, source)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Connects, or fails with `TimedOut` after `limit`.
+pub(crate) async fn connect_within(limit: Duration, socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+    tokio::time::timeout(limit, socket.connect(to)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 /// Binds to an address and leaves the port to `connect`: bound here, ports would run out across all destinations.

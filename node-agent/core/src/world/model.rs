@@ -43,11 +43,6 @@ impl MeshConfig {
             capture_ranges: Vec::new(),
         }
     }
-
-    /// Whether a policy that writes `name` means the own trust domain.
-    pub fn is_own_trust_domain(&self, name: &str) -> bool {
-        name == self.trust_domain.as_str() || self.trust_domain_aliases.iter().any(|a| a == name)
-    }
 }
 
 /// Whether a pod's traffic is Warren's business.
