@@ -7,6 +7,7 @@
 //! between threads.
 #![forbid(unsafe_code)]
 
+mod buffers;
 pub mod clock;
 pub mod copy;
 pub mod hbone;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use warren_core::http2::Config;
+
 /// Budgets of one agent. Sizes are bytes.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -43,14 +45,7 @@ pub struct Limits {
     pub client_header_list: u32,
     /// MAX_HEADER_LIST_SIZE advertised by the server side.
     pub server_header_list: u32,
-    /// Bytes of one stream that may wait inside HTTP/2 before they are written
-    /// to TCP.
-    pub send_buffer: usize,
-    /// What unread small DATA frames of one connection may cost before h2 ends
-    /// it (256 bytes less their length each). The copy loop empties h2 at once,
-    /// so only a burst within one read counts.
-    pub small_frame_budget: usize,
-    /// One read from the application at most.
+    /// One read at most, where bytes are copied without a tunnel.
     pub read_size: usize,
     /// Whether client bytes follow CONNECT without waiting for the 200.
     pub early_data: bool,
@@ -90,8 +85,6 @@ impl Default for Limits {
             max_frame_size: MIB,
             client_header_list: 16 * 1024,
             server_header_list: 64 * 1024,
-            send_buffer: 400 * 1024,
-            small_frame_budget: 64 * 1024 * 1024,
             read_size: 256 * 1024,
             early_data: true,
             early_data_limit: 64 * 1024,
@@ -100,6 +93,19 @@ impl Default for Limits {
             held_for_svid: 1024,
             svid_wait: Duration::from_secs(5),
             inflight_handshakes: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// What HTTP/2 is told, but for the header list, which differs by role.
+    pub(crate) fn http2(&self) -> Config {
+        Config {
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            max_frame_size: self.max_frame_size,
+            max_header_list: self.server_header_list,
+            max_streams: self.server_max_streams,
         }
     }
 }

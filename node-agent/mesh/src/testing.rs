@@ -19,6 +19,7 @@ use crate::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
 use crate::identity::{IdentitySnapshot, SvidSource};
 use crate::limits::Limits;
 use crate::telemetry::{Parties, Telemetry, TelemetryConfig};
+use crate::tls;
 
 /// A directory that goes away with the test.
 pub(crate) struct TempDir(PathBuf);
@@ -86,6 +87,26 @@ impl TestCa {
         let uid = PodUid::from(id.as_str());
         self.ca.add_pod(&uid, id).current().unwrap()
     }
+}
+
+/// TLS by rustls alone, as another implementation has it: the server's end.
+pub(crate) async fn other_server(
+    tcp: TcpStream,
+    snapshot: &IdentitySnapshot,
+) -> tokio_rustls::server::TlsStream<TcpStream> {
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls::testing::server_config(snapshot));
+    acceptor.accept(tcp).await.unwrap()
+}
+
+/// TLS by rustls alone: the client's end.
+pub(crate) async fn other_client(
+    tcp: TcpStream,
+    snapshot: &IdentitySnapshot,
+    expected: &[SpiffeId],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let connector = tokio_rustls::TlsConnector::from(tls::testing::client_config(snapshot, expected));
+    let name = std::net::IpAddr::from([0, 0, 0, 0]).into();
+    connector.connect(name, tcp).await.unwrap()
 }
 
 /// Two ends of one TCP connection on loopback.

@@ -123,9 +123,19 @@ impl Connection {
         !self.control.is_empty()
     }
 
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// Streams that are not over.
     pub fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Whether a stream is not over yet.
+    pub fn is_open(&self, stream: StreamId) -> bool {
+        self.streams.contains_key(&stream)
     }
 
     /// How many streams the peer lets us open.

@@ -23,11 +23,6 @@ impl ReadBuffer {
         Self { bytes: BytesMut::new(), size: SMALL.min(largest), largest }
     }
 
-    /// How much the next read would like to take.
-    pub(super) fn wanted(&self) -> usize {
-        self.size
-    }
-
     /// One read of at most `limit` bytes; `Ok(None)` at the end of the stream,
     /// `WouldBlock` when there is nothing yet.
     pub(super) fn try_read(&mut self, from: &ReadHalf<'_>, limit: usize) -> io::Result<Option<Bytes>> {

@@ -4,7 +4,6 @@
 //! The callers see [`copy`], [`copy_plain`] and [`CopyOutcome`] only; how bytes
 //! move behind them may change.
 
-mod backlog;
 mod buffer;
 mod plain;
 mod tunnel;
@@ -123,4 +122,9 @@ fn reset_on_close(socket: &tokio::net::TcpStream) {
 fn clean_on_close(socket: &tokio::net::TcpStream) {
     // Fails only for a socket that is closed already.
     let _ = socket2::SockRef::from(socket).set_linger(None);
+}
+
+/// Ends the direction towards `socket`'s peer.
+fn end_writing(socket: &tokio::net::TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write)
 }

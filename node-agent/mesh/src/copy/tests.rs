@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,7 +37,7 @@ async fn line_with(limits: Limits, cancel: Cancel) -> Line {
         let stream = stream.accept(&Baggage::default()).unwrap();
         let (app, limits) = (at_server.borrow_mut().take().unwrap(), server_limits.clone());
         let task = spawn_local(async move {
-            let bytes = ByteCounts::default();
+            let bytes = Arc::default();
             copy(app, stream, &limits, &Cancel::never(), &bytes).await
         });
         ends.send(task).unwrap();
@@ -46,7 +47,7 @@ async fn line_with(limits: Limits, cancel: Cancel) -> Line {
     let stream = pooled.open(&at_client).await.unwrap();
     let client_end = spawn_local(async move {
         let _pool = pooled;
-        let bytes = ByteCounts::default();
+        let bytes = Arc::default();
         copy(at_client, stream, &limits, &cancel, &bytes).await
     });
     let server_end = end.recv().await.unwrap();
@@ -172,12 +173,7 @@ fn a_reset_is_noticed_behind_an_application_that_does_not_read() {
 #[test]
 fn a_slow_reader_holds_the_sender_back() {
     on_worker(async {
-        let limits = Limits {
-            stream_window: 256 * 1024,
-            connection_window: 512 * 1024,
-            send_buffer: 64 * 1024,
-            ..Limits::default()
-        };
+        let limits = Limits { stream_window: 256 * 1024, connection_window: 512 * 1024, ..Limits::default() };
         let mut line = line(limits).await;
         // The server never reads: what the client can write is bounded by
         // windows and kernel buffers, not by its patience.
@@ -216,7 +212,7 @@ fn a_slow_reader_holds_the_sender_back() {
 #[test]
 fn small_messages_to_a_slow_reader_arrive_exactly() {
     on_worker(async {
-        let mut line = line(Limits { small_frame_budget: 256 * 1000, ..Limits::default() }).await;
+        let mut line = line(Limits::default()).await;
         const MESSAGES: usize = 20_000;
         for _ in 0..MESSAGES {
             line.client.write_all(&[9; 64]).await.unwrap();

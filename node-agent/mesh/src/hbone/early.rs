@@ -54,9 +54,9 @@ impl EarlyData {
         if self.room == 0 || self.ended {
             return reset(app).await;
         }
-        let mut buffer = BytesMut::with_capacity(CHUNK.min(self.room));
         loop {
             app.readable().await?;
+            let mut buffer = BytesMut::with_capacity(CHUNK.min(self.room));
             let limit = self.room.min(CHUNK);
             match app.try_read_buf(&mut (&mut buffer).limit_to(limit)) {
                 Ok(0) => {

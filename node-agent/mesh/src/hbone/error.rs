@@ -3,9 +3,11 @@
 use std::io;
 
 use http::StatusCode;
+use warren_core::http2::{ErrorCode, HeadError, Http2Error};
 
 use crate::telemetry::ResponseFlag;
 use crate::tls::HandshakeFailure;
+use crate::tls::record::RecordError;
 
 /// Why a tunnel or a stream in it failed. Cheap to clone: several connections
 /// may wait for one tunnel.
@@ -26,14 +28,20 @@ pub enum TunnelError {
     /// TLS failed.
     #[error("TLS: {0}")]
     Handshake(#[from] HandshakeFailure),
-    /// HTTP/2 failed.
+    /// A stream or its connection was ended in HTTP/2's own words.
     #[error("HTTP/2: {text}")]
     Http2 {
-        /// The library's words.
+        /// What was said.
         text: String,
         /// The peer did not process the stream: it may be tried once more.
         unprocessed: bool,
     },
+    /// The peer broke HTTP/2's rules.
+    #[error("HTTP/2: {0}")]
+    PeerFault(Http2Error),
+    /// The connection under the tunnel broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
     /// The CONNECT request could not be made.
     #[error("the CONNECT request is not valid: {0}")]
     Request(String),
@@ -51,6 +59,12 @@ pub enum TunnelError {
     PeerDead,
 }
 
+impl From<io::Error> for TunnelError {
+    fn from(error: io::Error) -> Self {
+        Self::broken(&error)
+    }
+}
+
 impl TunnelError {
     pub(crate) fn dial(error: &io::Error) -> Self {
         match error.kind() {
@@ -59,18 +73,50 @@ impl TunnelError {
         }
     }
 
-    /// From h2. Only a refused stream, or one above the last-stream-id of a
-    /// graceful GOAWAY, is certain not to have been processed.
-    pub(crate) fn http2(error: &h2::Error) -> Self {
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-        let unprocessed = error.is_remote() && (refused || gone);
-        Self::Http2 { text: error.to_string(), unprocessed }
+    pub(super) fn broken(error: &io::Error) -> Self {
+        Self::Broken(error.to_string())
     }
 
-    /// From h2, before the stream was opened: nothing has been sent.
-    pub(crate) fn before_stream(error: &h2::Error) -> Self {
-        Self::Http2 { text: error.to_string(), unprocessed: true }
+    pub(super) fn closed_by_peer() -> Self {
+        Self::Broken("closed by the peer".into())
+    }
+
+    /// A record that cannot be read or written. Soon after the handshake an alert is the peer's word about it.
+    pub(super) fn record(error: &RecordError) -> Self {
+        match error.late_failure() {
+            Some(failure) => Self::Handshake(failure),
+            None => Self::Broken(error.to_string()),
+        }
+    }
+
+    /// The stream could not be opened: nothing has been sent.
+    pub(super) fn not_opened(text: &str) -> Self {
+        Self::Http2 { text: text.to_owned(), unprocessed: true }
+    }
+
+    /// The connection was over before the stream was opened; what the peer said about our certificate stays.
+    pub(super) fn before_stream(self) -> Self {
+        match self {
+            Self::Handshake(failure) => Self::Handshake(failure),
+            other => Self::Http2 { text: other.to_string(), unprocessed: true },
+        }
+    }
+
+    /// A stream was reset. Only a refused one is certain not to have been processed.
+    pub(super) fn reset(code: ErrorCode, by_peer: bool) -> Self {
+        let unprocessed = by_peer && code == ErrorCode::REFUSED_STREAM;
+        let by = if by_peer { "by the peer" } else { "for a fault of the peer's" };
+        Self::Http2 { text: format!("the stream was reset {by} with {code}"), unprocessed }
+    }
+
+    /// A stream above the last one of a graceful GOAWAY.
+    pub(super) fn unprocessed(code: ErrorCode) -> Self {
+        let text = format!("the peer went away with {code} before it took the stream");
+        Self::Http2 { text, unprocessed: code == ErrorCode::NO_ERROR }
+    }
+
+    pub(super) fn malformed(error: &HeadError) -> Self {
+        Self::Http2 { text: format!("the answer is malformed: {error}"), unprocessed: false }
     }
 
     /// Whether the request may be sent once more: no byte was delivered.
@@ -84,7 +130,9 @@ impl TunnelError {
             Self::DialTimeout => ResponseFlag::NetworkPolicy,
             Self::Handshake(HandshakeFailure::Revoked) => ResponseFlag::CertRevoked,
             Self::Handshake(_) => ResponseFlag::TlsFailure,
-            Self::Http2 { .. } | Self::PeerDead => ResponseFlag::H2HandshakeFailure,
+            Self::Http2 { .. } | Self::PeerFault(_) | Self::Broken(_) | Self::PeerDead => {
+                ResponseFlag::H2HandshakeFailure
+            }
             Self::Refused(StatusCode::UNAUTHORIZED) => ResponseFlag::Deny,
             _ => ResponseFlag::Connect,
         }

@@ -1,18 +1,17 @@
 //! One CONNECT exchange on one connection.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::ResponseFuture;
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use warren_core::http2::ResponseHead;
 use warren_core::tunnel::{Baggage, ConnectRequest};
 
 use super::early::{EarlyData, EarlyEvent};
 use super::error::TunnelError;
-use super::stream::HboneStream;
+use super::stream::{HboneStream, StreamHandle};
 use super::tunnel::{StreamGuard, Tunnel};
 use crate::limits::Limits;
 
@@ -26,63 +25,47 @@ pub(super) async fn exchange(
     early: &mut EarlyData,
 ) -> Result<HboneStream, TunnelError> {
     let head = request.to_http().map_err(|e| TunnelError::Request(e.to_string()))?;
-    let limit = limits.connect_response_timeout;
-    let mut guard = Some(guard);
-    let attempt = async {
-        let ready = tunnel.requests().ready().await;
-        let mut requests = ready.map_err(|e| TunnelError::before_stream(&e))?;
-        let opened = requests.send_request(head, false);
-        let (mut response, mut send) = opened.map_err(|e| TunnelError::before_stream(&e))?;
-        // A replay needs no window: what does not fit waits inside h2, and it is
-        // bounded by the early data limit.
-        for bytes in early.kept() {
-            let _ = send.send_data(bytes.clone(), false);
-        }
-        match answered(&mut response, &mut send, app, early).await {
-            Err(TunnelError::AppReset) => {
-                tokio::task::spawn_local(give_up(response, send, limits.reset_linger, guard.take()));
-                Err(TunnelError::AppReset)
-            }
-            answer => Ok((answer?, send)),
-        }
-    };
-    let outcome = timeout(limit, attempt).await;
-    let (response, send) = match outcome {
-        Err(_) => return Err(TunnelError::ResponseTimeout),
-        Ok(Err(error)) => return Err(tunnel.explain(error)),
-        Ok(Ok(opened)) => opened,
-    };
-    if response.status() != StatusCode::OK {
-        return Err(TunnelError::Refused(response.status()));
+    let handle = tunnel.open(&head)?;
+    // A replay may need more window than the peer has given yet: it waits inside the stream, and it is bounded by the
+    // early data limit.
+    for bytes in early.kept() {
+        handle.send(bytes)?;
     }
-    let peer_baggage = Baggage::from_headers(response.headers());
+    let answer = match timeout(limits.connect_response_timeout, answered(&handle, app, early)).await {
+        Err(_) => return Err(TunnelError::ResponseTimeout),
+        Ok(Err(TunnelError::AppReset)) => {
+            tokio::task::spawn_local(give_up(handle, limits.reset_linger, guard));
+            return Err(TunnelError::AppReset);
+        }
+        Ok(answer) => answer?,
+    };
+    let (status, headers) = *answer;
+    if status != StatusCode::OK {
+        return Err(TunnelError::Refused(status));
+    }
     Ok(HboneStream {
-        send,
-        recv: response.into_body(),
+        handle,
         peer: tunnel.peer.clone(),
-        peer_baggage,
+        peer_baggage: Baggage::from_headers(&headers),
         early_sent: early.len(),
         app_ended: early.ended(),
-        guard,
+        _guard: Some(guard),
     })
 }
 
 /// Waits for the response while the application may send, end or reset.
 async fn answered(
-    response: &mut ResponseFuture,
-    send: &mut SendStream<Bytes>,
+    handle: &StreamHandle,
     app: &TcpStream,
     early: &mut EarlyData,
-) -> Result<http::Response<h2::RecvStream>, TunnelError> {
+) -> Result<Box<ResponseHead>, TunnelError> {
     loop {
         tokio::select! {
             biased;
-            answer = &mut *response => {
-                return answer.map_err(|e| TunnelError::http2(&e));
-            }
+            answer = poll_fn(|cx| handle.poll_response(cx)) => return answer,
             event = early.next(app) => match event {
-                // If the stream is gone, the response future says why.
-                Ok(EarlyEvent::Bytes(bytes)) => { let _ = send.send_data(bytes, false); }
+                // If the stream is gone, the response says why.
+                Ok(EarlyEvent::Bytes(bytes)) => { let _ = handle.send(&bytes); }
                 Ok(EarlyEvent::Ended) => {}
                 Err(_) => return Err(TunnelError::AppReset),
             }
@@ -91,8 +74,7 @@ async fn answered(
 }
 
 /// Ends a stream that nobody wants any more, once the peer has looked at it.
-async fn give_up(response: ResponseFuture, mut send: SendStream<Bytes>, linger: Duration, guard: Option<StreamGuard>) {
-    let _ = timeout(linger, response).await;
-    send.send_reset(h2::Reason::CANCEL);
-    drop(guard);
+async fn give_up(handle: StreamHandle, linger: Duration, guard: StreamGuard) {
+    let _ = timeout(linger, poll_fn(|cx| handle.poll_response(cx))).await;
+    drop((handle, guard));
 }

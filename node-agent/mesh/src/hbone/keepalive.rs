@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
+use super::session::Session;
 
 /// Pings for ever; returns when an answer failed to come in time.
-pub(super) async fn until_dead(mut pings: PingPong, interval: Duration, limit: Duration) {
+pub(super) async fn until_dead(session: &Session, interval: Duration, limit: Duration) {
     loop {
         tokio::time::sleep(interval).await;
-        match tokio::time::timeout(limit, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            // The connection ended; its own future says so.
-            Ok(Err(_)) => std::future::pending().await,
-            Err(_) => return,
+        session.ping();
+        if tokio::time::timeout(limit, session.pongs.notified()).await.is_err() {
+            return;
         }
     }
 }

@@ -158,7 +158,7 @@ impl Pool {
             }
         };
         let peer = Arc::new(peer);
-        let tunnel = Tunnel::start(stream, peer, &open.snapshot, limits, retire).await?;
+        let tunnel = Tunnel::start(stream, peer, &open.snapshot, limits, retire);
         let mut tunnels = self.0.tunnels.borrow_mut();
         tunnels.entry(open.key.clone()).or_default().push(Rc::clone(&tunnel));
         Ok(tunnel)

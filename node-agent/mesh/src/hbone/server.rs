@@ -2,31 +2,31 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, Sleep};
+use warren_core::http2::{Config, Connection};
 use warren_core::identity::SpiffeId;
 use warren_core::tunnel::Baggage;
 
+use super::driver::Driver;
 use super::error::TunnelError;
 use super::keepalive;
-use super::stream::HboneStream;
-use super::watched::Watched;
+use super::session::Session;
+use super::stream::{HboneStream, StreamHandle};
 use crate::identity::IdentitySnapshot;
 use crate::limits::Limits;
 use crate::tls::{self, HandshakeFailure, PeerFacts, SharedPeer};
 
-/// Takes an accepted TCP connection through TLS and the HTTP/2 preface, both
-/// within `limits.handshake_timeout`. The caller records the outcome
+/// Takes an accepted TCP connection through TLS, within
+/// `limits.handshake_timeout`. The caller records the outcome
 /// ([`Telemetry::handshake`](crate::telemetry::Telemetry::handshake)): it alone
 /// knows whose connection this is.
 pub async fn accept(
@@ -34,47 +34,35 @@ pub async fn accept(
     snapshot: &IdentitySnapshot,
     limits: &Limits,
 ) -> Result<HboneServer, HandshakeFailure> {
-    let started = Instant::now();
-    let (stream, peer) = tls::accept(tcp, snapshot, limits.handshake_timeout).await?;
-    let (stream, _late) = Watched::new(stream);
-    let rest = limits.handshake_timeout.saturating_sub(started.elapsed());
-    let mut connection = match timeout(rest, builder(limits).handshake(stream)).await {
-        Err(_) => return Err(HandshakeFailure::Timeout),
-        Ok(Err(error)) => return Err(HandshakeFailure::Protocol(error.to_string())),
-        Ok(Ok(connection)) => connection,
-    };
-    let dead: Pin<Box<dyn Future<Output = ()>>> = match connection.ping_pong() {
-        Some(pings) => Box::pin(keepalive::until_dead(pings, limits.ping_interval, limits.ping_timeout)),
-        None => Box::pin(std::future::pending()),
-    };
+    let (secured, peer) = tls::accept(tcp, snapshot, limits.handshake_timeout).await?;
     let expiry = expires_at(snapshot, &peer);
+    let (session, driver) = Session::new(secured, Connection::server(config(limits)));
+    tokio::task::spawn_local(drive(session.clone(), driver, limits.clone()));
     let (drain, draining) = watch::channel(false);
     Ok(HboneServer {
-        connection,
+        session,
         peer: Arc::new(peer),
-        dead,
         expiry: Box::pin(tokio::time::sleep_until(expiry)),
         drained: Box::pin(drained(draining)),
         drain: DrainHandle(drain),
         leaving: false,
-        ended: false,
     })
 }
 
-fn builder(limits: &Limits) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(limits.max_frame_size)
-        .max_header_list_size(limits.server_header_list)
-        .max_concurrent_streams(limits.server_max_streams)
-        // A peer whose applications reset at once may be innocent: as many such
-        // streams may wait as open ones (the default is 20).
-        .max_pending_accept_reset_streams(usize::try_from(limits.server_max_streams).unwrap_or(usize::MAX))
-        .data_frame_budget(limits.small_frame_budget)
-        .max_send_buffer_size(limits.send_buffer);
-    builder
+fn config(limits: &Limits) -> Config {
+    Config { max_header_list: limits.server_header_list, ..limits.http2() }
+}
+
+/// Runs the connection to its end.
+async fn drive(session: Rc<Session>, driver: Driver, limits: Limits) {
+    let alive = tokio::select! {
+        biased;
+        () = driver.run() => true,
+        () = keepalive::until_dead(&session, limits.ping_interval, limits.ping_timeout) => false,
+    };
+    if !alive {
+        session.state.borrow_mut().end(TunnelError::PeerDead, false);
+    }
 }
 
 /// A connection is not used for new streams beyond the identities it proved.
@@ -102,17 +90,20 @@ impl DrainHandle {
     }
 }
 
-/// An accepted HBONE connection. [`next`](Self::next) must be polled all the
-/// time: it drives every stream of the connection.
+/// An accepted HBONE connection. Dropped, it ends at once, with all its streams.
 pub struct HboneServer {
-    connection: Connection<Watched, Bytes>,
+    session: Rc<Session>,
     peer: SharedPeer,
-    dead: Pin<Box<dyn Future<Output = ()>>>,
     expiry: Pin<Box<Sleep>>,
     drained: Pin<Box<dyn Future<Output = ()>>>,
     drain: DrainHandle,
     leaving: bool,
-    ended: bool,
+}
+
+impl Drop for HboneServer {
+    fn drop(&mut self) {
+        self.session.abort();
+    }
 }
 
 impl HboneServer {
@@ -139,40 +130,24 @@ impl HboneServer {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<InboundStream, TunnelError>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if self.dead.as_mut().poll(cx).is_ready() {
-            self.ended = true;
-            self.connection.abrupt_shutdown(Reason::NO_ERROR);
-            let _ = self.connection.poll_closed(cx);
-            return Poll::Ready(Some(Err(TunnelError::PeerDead)));
-        }
         let leave =
             !self.leaving && (self.drained.as_mut().poll(cx).is_ready() || self.expiry.as_mut().poll(cx).is_ready());
         if leave {
             self.leaving = true;
-            self.connection.graceful_shutdown();
+            self.session.drain();
         }
-        let next = std::task::ready!(self.connection.poll_accept(cx));
-        Poll::Ready(next.map(|accepted| match accepted {
-            Ok((request, respond)) => {
-                let (parts, recv) = request.into_parts();
-                Ok(InboundStream { parts, recv, respond, peer: Arc::clone(&self.peer) })
-            }
-            Err(error) => {
-                self.ended = true;
-                Err(TunnelError::http2(&error))
-            }
+        let next = std::task::ready!(self.session.poll_asked(cx));
+        Poll::Ready(next.map(|asked| {
+            let asked = asked?;
+            Ok(InboundStream { handle: asked.handle, parts: *asked.parts, peer: Arc::clone(&self.peer) })
         }))
     }
 }
 
 /// A CONNECT request that waits for its answer. Dropping it resets the stream.
 pub struct InboundStream {
+    handle: StreamHandle,
     parts: Parts,
-    recv: RecvStream,
-    respond: SendResponse<Bytes>,
     peer: SharedPeer,
 }
 
@@ -188,35 +163,33 @@ impl InboundStream {
     }
 
     /// Answers with an error status and no body; no reason travels (hbone.md §8).
-    pub fn refuse(mut self, status: StatusCode) {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
+    pub fn refuse(self, status: StatusCode) {
         // The stream may be gone already; then there is nobody to tell.
-        let _ = self.respond.send_response(response, true);
+        self.handle.respond(status, &HeaderMap::new(), true);
     }
 
     /// Waits until the peer gives the stream up, for use while the application
     /// is being connected.
     pub async fn reset(&mut self) {
-        let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        poll_fn(|cx| self.handle.poll_stopped(cx)).await;
     }
 
     /// Answers 200. The application must be connected by now.
-    pub fn accept(mut self, own: &Baggage) -> Result<HboneStream, TunnelError> {
-        let mut response = Response::new(());
+    pub fn accept(self, own: &Baggage) -> Result<HboneStream, TunnelError> {
+        let mut headers = HeaderMap::new();
         if let Some(value) = own.to_header() {
-            response.headers_mut().insert(warren_core::tunnel::headers::BAGGAGE, value);
+            headers.insert(warren_core::tunnel::headers::BAGGAGE, value);
         }
-        let send = self.respond.send_response(response, false).map_err(|error| TunnelError::http2(&error))?;
-        let peer_baggage = Baggage::from_headers(&self.parts.headers);
+        if !self.handle.respond(StatusCode::OK, &headers, false) {
+            return Err(TunnelError::not_opened("the client gave the stream up"));
+        }
         Ok(HboneStream {
-            send,
-            recv: self.recv,
+            handle: self.handle,
             peer: self.peer,
-            peer_baggage,
+            peer_baggage: Baggage::from_headers(&self.parts.headers),
             early_sent: 0,
             app_ended: false,
-            guard: None,
+            _guard: None,
         })
     }
 }

@@ -6,23 +6,24 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use warren_core::http2::{Config, Connection};
 use warren_core::pool::TunnelState;
 
+use super::driver::Driver;
 use super::error::TunnelError;
 use super::keepalive;
-use super::watched::{LateFailure, Watched};
+use super::session::Session;
+use super::stream::StreamHandle;
 use crate::clock::Clock;
 use crate::identity::{IdentitySnapshot, TrustBundle};
 use crate::limits::Limits;
-use crate::tls::{SharedPeer, TlsStream, peer_still_trusted};
+use crate::tls::{Secured, SharedPeer, peer_still_trusted};
 
 /// A client connection, shared by the pool and its streams.
 pub(super) struct Tunnel {
-    requests: SendRequest<Bytes>,
+    session: Rc<Session>,
     pub(super) peer: SharedPeer,
     state: Rc<State>,
     not_after: SystemTime,
@@ -37,7 +38,12 @@ struct State {
     unused_since: Cell<Instant>,
     /// Told whenever the last stream ends.
     idle: Notify,
-    late: LateFailure,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.session.leave_when_idle();
+    }
 }
 
 /// Counts a stream on its connection while it lives.
@@ -58,25 +64,22 @@ impl Tunnel {
     /// Speaks HTTP/2 on a finished TLS connection and starts its driver. When
     /// the connection is unused for `limits.pool_unused`, or over, `retire` is
     /// called; it then lives only as long as its streams.
-    pub(super) async fn start(
-        stream: TlsStream,
+    pub(super) fn start(
+        secured: Secured,
         peer: SharedPeer,
         snapshot: &IdentitySnapshot,
         limits: &Limits,
         retire: impl Fn(&Weak<Self>) + 'static,
-    ) -> Result<Rc<Self>, TunnelError> {
-        let (stream, late) = Watched::new(stream);
-        let handshake = builder(limits).handshake(stream).await;
-        let (requests, connection) = handshake.map_err(|e| TunnelError::http2(&e))?;
+    ) -> Rc<Self> {
+        let (session, driver) = Session::new(secured, Connection::client(config(limits)));
         let state = Rc::new(State {
             streams: Cell::new(0),
             closing: Cell::new(false),
             unused_since: Cell::new(Instant::now()),
             idle: Notify::new(),
-            late,
         });
         let tunnel = Rc::new(Self {
-            requests,
+            session: session.clone(),
             peer,
             state: Rc::clone(&state),
             not_after: snapshot.svid.not_after(),
@@ -84,9 +87,8 @@ impl Tunnel {
             judged: std::cell::RefCell::new(Arc::clone(&snapshot.bundle)),
         });
         let weak = Rc::downgrade(&tunnel);
-        let driver = drive(connection, state, limits.clone(), move || retire(&weak));
-        tokio::task::spawn_local(driver);
-        Ok(tunnel)
+        tokio::task::spawn_local(drive(session, driver, state, limits.clone(), move || retire(&weak)));
+        tunnel
     }
 
     /// What the check-out rule wants to know.
@@ -97,12 +99,12 @@ impl Tunnel {
             _ => Duration::ZERO,
         };
         let own_limit = u32::try_from(limits.pool_streams_per_connection).unwrap_or(u32::MAX);
-        let peer_limit = self.requests.current_max_send_streams();
+        let session = self.session.state.borrow();
         TunnelState {
             streams,
-            peer_limit: u32::try_from(peer_limit).unwrap_or(u32::MAX),
+            peer_limit: session.connection.peer_max_streams(),
             own_limit,
-            closing: self.state.closing.get(),
+            closing: self.state.closing.get() || session.peer_leaving || session.over.is_some(),
             unused,
             unused_limit: limits.pool_unused,
             svid_remaining: self.not_after.duration_since(self.clock.now()).unwrap_or_default(),
@@ -133,61 +135,41 @@ impl Tunnel {
         StreamGuard(Rc::clone(&self.state))
     }
 
-    pub(super) fn requests(&self) -> SendRequest<Bytes> {
-        self.requests.clone()
-    }
-
-    /// The handshake failure behind an HTTP/2 error, if there was one.
-    pub(super) fn explain(&self, error: TunnelError) -> TunnelError {
-        match self.state.late.borrow().as_ref() {
-            Some(failure) => TunnelError::Handshake(failure.clone()),
-            None => error,
-        }
+    /// Opens a stream with a CONNECT request.
+    pub(super) fn open(&self, request: &http::Request<()>) -> Result<StreamHandle, TunnelError> {
+        self.session.open(request)
     }
 }
 
-fn builder(limits: &Limits) -> h2::client::Builder {
-    let mut builder = h2::client::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(limits.max_frame_size)
-        .max_header_list_size(limits.client_header_list)
-        .data_frame_budget(limits.small_frame_budget)
-        .max_send_buffer_size(limits.send_buffer)
-        .initial_max_send_streams(limits.pool_streams_per_connection)
-        .enable_push(false);
-    builder
+fn config(limits: &Limits) -> Config {
+    Config { max_header_list: limits.client_header_list, ..limits.http2() }
 }
 
-/// Runs the connection to its end. Leaving the pool drops the last
-/// `SendRequest`; h2 then closes the connection once its streams are over.
-async fn drive(mut connection: Connection<Watched, Bytes>, state: Rc<State>, limits: Limits, retire: impl Fn()) {
-    let pings = connection.ping_pong();
-    let dead = async {
-        match pings {
-            Some(pings) => {
-                keepalive::until_dead(pings, limits.ping_interval, limits.ping_timeout).await;
-            }
-            None => std::future::pending().await,
-        }
-    };
+/// Runs the connection to its end. Leaving the pool drops the `Tunnel`; the
+/// connection then closes once its streams are over.
+async fn drive(session: Rc<Session>, driver: Driver, state: Rc<State>, limits: Limits, retire: impl Fn()) {
+    let dead = keepalive::until_dead(&session, limits.ping_interval, limits.ping_timeout);
     let unused = unused(&state, limits.pool_unused);
-    tokio::pin!(dead, unused);
-    let mut connection = Box::pin(connection);
-    tokio::select! {
-        _ = &mut connection => {}
-        () = &mut dead => {}
+    let running = driver.run();
+    tokio::pin!(dead, unused, running);
+    let alive = tokio::select! {
+        biased;
+        () = &mut running => true,
+        () = &mut dead => false,
         () = &mut unused => {
             state.closing.set(true);
             retire();
             tokio::select! {
-                _ = &mut connection => {}
-                () = &mut dead => {}
+                biased;
+                () = &mut running => true,
+                () = &mut dead => false,
             }
         }
-    }
+    };
     state.closing.set(true);
+    if !alive {
+        session.state.borrow_mut().end(TunnelError::PeerDead, false);
+    }
     retire();
 }
 

@@ -1,7 +1,5 @@
 //! Why a handshake failed, in the words of the handshake record (seeds.md §2).
 
-use std::io;
-
 use rustls::AlertDescription;
 use warren_core::identity::{SpiffeId, TrustDomain};
 
@@ -113,17 +111,9 @@ fn list(ids: &[SpiffeId]) -> String {
     ids.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(" or ")
 }
 
-/// Reads the cause out of an error of the TLS stream. Failures of our own
-/// verifier are not seen here: it keeps them, with their detail, itself.
-pub(crate) fn classify_io(error: &io::Error) -> HandshakeFailure {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(tls) => classify_tls(tls),
-        None => HandshakeFailure::Io(error.to_string()),
-    }
-}
-
-fn classify_tls(error: &rustls::Error) -> HandshakeFailure {
+/// Reads the cause out of an error of rustls. Failures of our own verifier are not seen here: it keeps them, with their
+/// detail, itself.
+pub(super) fn classify_tls(error: &rustls::Error) -> HandshakeFailure {
     use rustls::{Error, InvalidMessage};
     match error {
         Error::AlertReceived(alert) => HandshakeFailure::RefusedByPeer(PeerAlert(*alert)),

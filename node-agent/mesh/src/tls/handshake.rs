@@ -1,30 +1,37 @@
 //! The two handshakes, bounded in time, with failures classified.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::CommonState;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CommonState, ExtractedSecrets};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use warren_core::identity::SpiffeId;
 use webpki::KeyUsage;
 
 use super::config::{self, ALPN};
-use super::failure::{HandshakeFailure, classify_io};
+use super::drive::{Handshake, drive};
+use super::failure::HandshakeFailure;
 use super::leaf::LeafFacts;
+use super::record::{Opener, Sealer};
+use super::secrets::{KeyError, Secrets, Traffic};
 use super::verify::{Verdict, verify_path};
 use crate::clock::Clock;
 use crate::identity::{IdentitySnapshot, TrustBundle};
 
-/// An established TLS connection, either role.
-pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
-
-/// Plaintext that rustls may hold before it asks to be written out: a few
-/// records per write instead of its default of four.
-const TLS_BUFFER: usize = 512 * 1024;
+/// An established TLS connection, either role: the socket, and what is needed to go on with its records.
+pub struct Secured {
+    pub(crate) tcp: TcpStream,
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
+    /// Application data that came with the end of the handshake.
+    pub(crate) plaintext: Vec<u8>,
+    /// What came behind it: the beginning of a record.
+    pub(crate) ciphertext: Vec<u8>,
+}
 
 /// What a handshake proved about the peer.
 #[derive(Debug, Clone)]
@@ -63,14 +70,18 @@ pub async fn connect(
     snapshot: &IdentitySnapshot,
     expected: &[SpiffeId],
     limit: Duration,
-) -> Result<(TlsStream, PeerFacts), HandshakeFailure> {
+) -> Result<(Secured, PeerFacts), HandshakeFailure> {
     let verdict = Verdict::default();
-    let config = config::client(snapshot, expected, &verdict)?;
+    let secrets = Arc::new(Secrets::default());
+    let config = config::client(snapshot, expected, &verdict, secrets.clone())?;
     // Never sent: SNI is off and the verifier looks at the SPIFFE ID only.
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let handshake = TlsConnector::from(config).connect(name, tcp);
-    let stream = bounded(handshake, limit, &verdict).await?;
-    finish(stream.into())
+    let connection = UnbufferedClientConnection::new(config, name).map_err(|e| config::bad_config(&e))?;
+    let done = bounded(drive(connection, tcp), limit, &verdict).await?;
+    let peer = peer_facts(&done.connection)?;
+    let (extracted, _) = done.connection.dangerous_into_kernel_connection().map_err(|e| config::bad_config(&e))?;
+    let (ours, theirs) = secrets.take();
+    Ok((secured(done.tcp, &ours, &theirs, &extracted, done.plaintext, done.ciphertext)?, peer))
 }
 
 /// Server handshake: the peer must be of our own trust domain.
@@ -78,39 +89,55 @@ pub async fn accept(
     tcp: TcpStream,
     snapshot: &IdentitySnapshot,
     limit: Duration,
-) -> Result<(TlsStream, PeerFacts), HandshakeFailure> {
+) -> Result<(Secured, PeerFacts), HandshakeFailure> {
     let verdict = Verdict::default();
-    let config = config::server(snapshot, &verdict)?;
-    let stream = bounded(TlsAcceptor::from(config).accept(tcp), limit, &verdict).await?;
-    finish(stream.into())
+    let secrets = Arc::new(Secrets::default());
+    let config = config::server(snapshot, &verdict, secrets.clone())?;
+    let connection = UnbufferedServerConnection::new(config).map_err(|e| config::bad_config(&e))?;
+    let done = bounded(drive(connection, tcp), limit, &verdict).await?;
+    let peer = peer_facts(&done.connection)?;
+    let (extracted, _) = done.connection.dangerous_into_kernel_connection().map_err(|e| config::bad_config(&e))?;
+    let (theirs, ours) = secrets.take();
+    Ok((secured(done.tcp, &ours, &theirs, &extracted, done.plaintext, done.ciphertext)?, peer))
+}
+
+fn secured(
+    tcp: TcpStream,
+    ours: &[u8],
+    theirs: &[u8],
+    extracted: &ExtractedSecrets,
+    plaintext: Vec<u8>,
+    ciphertext: Vec<u8>,
+) -> Result<Secured, HandshakeFailure> {
+    let failed = |error: KeyError| HandshakeFailure::Protocol(error.to_string());
+    let send = Traffic::verified(ours, &extracted.tx).map_err(failed)?;
+    let receive = Traffic::verified(theirs, &extracted.rx).map_err(failed)?;
+    let broken = |error: super::record::RecordError| HandshakeFailure::Protocol(error.to_string());
+    Ok(Secured {
+        tcp,
+        sealer: Sealer::new(send).map_err(broken)?,
+        opener: Opener::new(receive).map_err(broken)?,
+        plaintext,
+        ciphertext,
+    })
 }
 
 async fn bounded<T>(
-    handshake: impl Future<Output = io::Result<T>>,
+    handshake: impl Future<Output = Result<Handshake<T>, HandshakeFailure>>,
     limit: Duration,
     verdict: &Verdict,
-) -> Result<T, HandshakeFailure> {
+) -> Result<Handshake<T>, HandshakeFailure> {
     match tokio::time::timeout(limit, handshake).await {
         Err(_) => Err(HandshakeFailure::Timeout),
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(verdict.take().unwrap_or_else(|| classify_io(&error))),
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(failure)) => Err(verdict.take().unwrap_or(failure)),
     }
-}
-
-fn finish(mut stream: TlsStream) -> Result<(TlsStream, PeerFacts), HandshakeFailure> {
-    match &mut stream {
-        tokio_rustls::TlsStream::Client(s) => s.get_mut().1.set_buffer_limit(Some(TLS_BUFFER)),
-        tokio_rustls::TlsStream::Server(s) => s.get_mut().1.set_buffer_limit(Some(TLS_BUFFER)),
-    }
-    let (_, state) = stream.get_ref();
-    if state.alpn_protocol() != Some(ALPN) {
-        return Err(HandshakeFailure::Protocol("the peer did not agree on ALPN h2".into()));
-    }
-    let facts = peer_facts(state)?;
-    Ok((stream, facts))
 }
 
 fn peer_facts(state: &CommonState) -> Result<PeerFacts, HandshakeFailure> {
+    if state.alpn_protocol() != Some(ALPN) {
+        return Err(HandshakeFailure::Protocol("the peer did not agree on ALPN h2".into()));
+    }
     let failed = HandshakeFailure::ChainValidationFailed;
     let chain = state.peer_certificates().unwrap_or_default();
     let leaf = chain.first().ok_or_else(|| failed("no peer certificate".into()))?;

@@ -3,19 +3,26 @@
 //!
 //! Resumption, tickets and 0-RTT are off on both sides: a resumed session
 //! would skip the verification of the peer.
+//!
+//! rustls shakes hands and verifies; the records after that are [`record`]'s, in
+//! place and without copies.
 
 mod config;
+mod drive;
 mod failure;
 mod handshake;
 mod leaf;
+pub(crate) mod record;
+mod secrets;
 mod verify;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use failure::{HandshakeFailure, PeerAlert};
-pub use handshake::{PeerFacts, TlsStream, accept, connect, peer_still_trusted};
+pub use handshake::{PeerFacts, Secured, accept, connect, peer_still_trusted};
 pub use leaf::{LeafError, LeafFacts};
 
-pub(crate) use failure::classify_io;
 pub(crate) use handshake::SharedPeer;

@@ -45,7 +45,7 @@ async fn retry_case(mischief: Mischief) -> (Result<Vec<u8>, TunnelError>, usize)
     let (mut app, at_client) = tcp_pair().await;
     app.write_all(b"only once").await.unwrap();
     let echoed = match timeout(SOON, client.open(&at_client)).await.expect("no hang") {
-        Ok(mut stream) => Ok(stream.recv.data().await.unwrap().unwrap().to_vec()),
+        Ok(stream) => Ok(stream.next_bytes().await.unwrap()),
         Err(error) => Err(error),
     };
     (echoed, count.get())
@@ -90,12 +90,11 @@ fn a_drained_server_finishes_its_streams_and_takes_no_new_ones() {
                     while let Some(Ok(stream)) = server.next().await {
                         let stream = stream.accept(&Baggage::default()).unwrap();
                         spawn_local(async move {
-                            let HboneStream { mut send, mut recv, .. } = stream;
-                            while let Some(Ok(bytes)) = recv.data().await {
-                                recv.flow_control().release_capacity(bytes.len()).unwrap();
-                                send.send_data(bytes, false).unwrap();
+                            while let Some(bytes) = stream.next_bytes().await {
+                                stream.send_bytes(&bytes);
                             }
-                            send.send_data(Bytes::new(), true).unwrap();
+                            stream.end();
+                            stream.gone().await;
                         });
                     }
                     ended.set(ended.get() + 1);
@@ -104,19 +103,17 @@ fn a_drained_server_finishes_its_streams_and_takes_no_new_ones() {
         });
         let client = Client::new(&ca, &limits, address);
         let (_app, at_client) = tcp_pair().await;
-        let mut old = client.open(&at_client).await.unwrap();
+        let old = client.open(&at_client).await.unwrap();
         drains.borrow()[0].drain();
         sleep(Duration::from_millis(100)).await;
         // The old stream goes on; a new one meets a new connection.
-        old.send.send_data(Bytes::from_static(b"still"), false).unwrap();
-        assert_eq!(old.recv.data().await.unwrap().unwrap(), "still");
+        old.send_bytes(b"still");
+        assert_eq!(old.next_bytes().await.unwrap(), b"still");
         let (_app, at_client) = tcp_pair().await;
         let _new = client.open(&at_client).await.unwrap();
         assert_eq!((drains.borrow().len(), over.get()), (2, 0));
-        old.send.send_data(Bytes::new(), true).unwrap();
-        while let Some(bytes) = old.recv.data().await {
-            assert!(bytes.unwrap().is_empty());
-        }
+        old.end();
+        assert_eq!(old.next_bytes().await, None);
         drop(old);
         sleep(Duration::from_millis(100)).await;
         assert_eq!(over.get(), 1, "the drained connection is over");
@@ -144,7 +141,7 @@ fn a_dead_peer_is_noticed_by_both_sides() {
         let client = Client::new(&ca, &limits, address);
         let (_app, at_client) = tcp_pair().await;
         let error = timeout(SOON, client.open(&at_client)).await.expect("noticed").err().unwrap();
-        assert!(matches!(error, TunnelError::Http2 { .. }), "{error}");
+        assert!(matches!(error, TunnelError::PeerDead), "{error}");
         assert_eq!(client.pool.connections(), 0);
 
         // Server side: the client goes silent.
@@ -166,8 +163,7 @@ async fn silent_client(
     snapshot: &crate::identity::IdentitySnapshot,
     expected: &[SpiffeId],
 ) -> impl Sized {
-    let (stream, _) = crate::tls::connect(tcp, snapshot, expected, SOON).await.unwrap();
-    h2::client::handshake(stream).await.unwrap()
+    h2::client::handshake(other_client(tcp, snapshot, expected).await).await.unwrap()
 }
 
 #[test]
@@ -186,8 +182,7 @@ fn rotation_under_load_fails_nothing() {
                 spawn_local(async move {
                     let server = accept(tcp, &snapshot, &limits).await.unwrap();
                     run(server, &|stream: InboundStream| {
-                        let mut stream = stream.accept(&Baggage::default()).unwrap();
-                        stream.send.send_data(Bytes::new(), true).unwrap();
+                        stream.accept(&Baggage::default()).unwrap().end();
                     })
                     .await;
                 });
