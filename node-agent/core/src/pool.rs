@@ -38,6 +38,8 @@ pub struct TunnelState {
     pub peer_limit: u32,
     /// Our own limit per tunnel.
     pub own_limit: u32,
+    /// A stream on it moves as much as it can.
+    pub heavy: bool,
     /// The peer sent GOAWAY, or the connection failed.
     pub closing: bool,
     /// Time since the last stream ended; zero while one is open.
@@ -56,6 +58,9 @@ pub enum Checkout {
     /// Open the stream here; it is the last one, the tunnel leaves the pool
     /// and its streams finish on it.
     UseLast,
+    /// Usable, but another one is better: what is sent here waits behind a
+    /// heavy stream.
+    Avoid,
     /// Not usable for new streams; the tunnel leaves the pool, its streams go
     /// on.
     Retire,
@@ -68,6 +73,8 @@ pub fn checkout(tunnel: &TunnelState) -> Checkout {
     let idle = tunnel.streams == 0 && tunnel.unused >= tunnel.unused_limit;
     if tunnel.closing || idle || tunnel.svid_remaining.is_zero() || tunnel.streams >= limit {
         Checkout::Retire
+    } else if tunnel.heavy && tunnel.streams > 0 {
+        Checkout::Avoid
     } else if tunnel.streams + 1 == limit {
         Checkout::UseLast
     } else {
@@ -83,6 +90,7 @@ mod tests {
         streams: 0,
         peer_limit: 200,
         own_limit: 100,
+        heavy: false,
         closing: false,
         unused: Duration::ZERO,
         unused_limit: Duration::from_secs(300),
@@ -102,6 +110,14 @@ mod tests {
         let peer = TunnelState { peer_limit: 1, ..FRESH };
         assert_eq!(checkout(&peer), Checkout::UseLast);
         assert_eq!(checkout(&TunnelState { peer_limit: 0, ..FRESH }), Checkout::Retire);
+    }
+
+    #[test]
+    fn a_heavy_stream_is_left_alone() {
+        let heavy = TunnelState { heavy: true, streams: 1, ..FRESH };
+        assert_eq!(checkout(&heavy), Checkout::Avoid);
+        assert_eq!(checkout(&TunnelState { streams: 0, ..heavy }), Checkout::Use, "it has ended");
+        assert_eq!(checkout(&TunnelState { closing: true, ..heavy }), Checkout::Retire);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod hbone;
 pub mod identity;
 pub mod limits;
 pub mod live;
+mod ready;
 pub mod telemetry;
 pub mod tls;
 

@@ -29,6 +29,8 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// A pooled connection without streams is closed after this long.
     pub pool_unused: Duration,
+    /// Connections to one peer that are not full, per worker: beyond it even a heavy stream's connection is shared.
+    pub pool_tunnels: usize,
     /// Streams this side opens on one connection at most (the peer's own
     /// MAX_CONCURRENT_STREAMS may lower it).
     pub pool_streams_per_connection: usize,
@@ -78,6 +80,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             pool_unused: Duration::from_secs(300),
+            pool_tunnels: 8,
             pool_streams_per_connection: 100,
             server_max_streams: 100,
             stream_window: MIB,

@@ -9,7 +9,7 @@ use warren_ebpf_abi::{Family, HBONE_PORT, ListenerKind, listener_slot};
 
 use super::handles::Exemption;
 use crate::sys::netlink::IpFamily;
-use crate::sys::socket::{cookie, set_transparent, tcp_socket};
+use crate::sys::socket::{cookie, prepare_far_leg, prepare_near_leg, set_transparent, tcp_socket};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -71,6 +71,15 @@ pub(super) fn open_one(
         other => other?,
     };
     exemption.exempt(socket.as_fd())?;
+    // What is accepted inherits the options: not a call per connection.
+    match kind {
+        ListenerKind::Hbone => prepare_far_leg(socket.as_fd())?,
+        ListenerKind::Outbound | ListenerKind::SelfTest => prepare_near_leg(socket.as_fd())?,
+        ListenerKind::Plaintext => {
+            prepare_far_leg(socket.as_fd())?;
+            prepare_near_leg(socket.as_fd())?;
+        }
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

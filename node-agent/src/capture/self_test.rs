@@ -16,7 +16,7 @@ use super::listeners;
 use super::pod::PodObject;
 use crate::sys::netlink::IpFamily;
 use crate::sys::netns::NetNs;
-use crate::sys::socket::{self, reset_on_close, tcp_socket};
+use crate::sys::socket::{self, prepare_near_leg, tcp_socket};
 
 /// Any port will do.
 const PORT: u16 = 7;
@@ -109,8 +109,8 @@ fn exchange(mut client: TcpStream, mut server: TcpStream, deadline: Instant) -> 
     let nonce: [u8; 16] = rand::random();
     pass(&nonce, &mut client, &mut server)?;
     pass(&nonce, &mut server, &mut client)?;
-    reset_on_close(client.as_fd())?;
-    reset_on_close(server.as_fd())?;
+    prepare_near_leg(client.as_fd())?;
+    prepare_near_leg(server.as_fd())?;
     Ok(())
 }
 

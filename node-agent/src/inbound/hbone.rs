@@ -23,7 +23,7 @@ use super::permitted::{Asked, Connected, Permitted};
 use crate::context::{Incoming, Phase, PodContext, left};
 use crate::ended::Ended;
 use crate::shared::Transport;
-use crate::sys::socket::{belongs_to, prepare_leg};
+use crate::sys::socket::belongs_to;
 
 /// Takes one tunnel from accept to close; its connections are lines of their own.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
@@ -52,7 +52,6 @@ impl Accepted {
         if !belongs_to(tcp.as_fd(), &context.pod.netns)? {
             return Err(std::io::Error::other("it belongs to another network namespace"));
         }
-        prepare_leg(tcp.as_fd())?;
         let dialled = canonical_addr(tcp.local_addr()?);
         Ok(Self { context: context.clone(), tcp, peer: canonical_addr(peer), dialled })
     }

@@ -11,7 +11,7 @@ use super::permitted::Asked;
 use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;
 use crate::shared::Transport;
-use crate::sys::socket::{belongs_to, prepare_leg, reset_on_close};
+use crate::sys::socket::belongs_to;
 
 /// Takes one plaintext connection from accept to close.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
@@ -49,9 +49,6 @@ async fn walk(context: &PodContext, incoming: Incoming, dialled: std::net::Socke
     };
     if !belongs_to(tcp.as_fd(), &context.pod.netns).unwrap_or(false) {
         return Err(Ended::denied(tcp, record, "the connection belongs to another network namespace"));
-    }
-    if let Err(error) = prepare_leg(tcp.as_fd()).and_then(|()| reset_on_close(tcp.as_fd())) {
-        return Err(Ended::failed(tcp, record, ResponseFlag::Connect, error.to_string()));
     }
     let asked = Asked {
         pod: pod.clone(),

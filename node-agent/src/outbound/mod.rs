@@ -19,7 +19,7 @@ use crate::budget::Slot;
 use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;
 use crate::outbound::sourced::Sourced;
-use crate::sys::socket::{belongs_to, prepare_leg, reset_on_close};
+use crate::sys::socket::belongs_to;
 
 /// Takes one captured connection from accept to close.
 pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
@@ -51,9 +51,6 @@ impl Accepted {
     fn new(context: Rc<PodContext>, incoming: Incoming) -> std::io::Result<Self> {
         let dst = OriginalDst::new(incoming.tcp.local_addr()?);
         let peer = PeerAddr::new(incoming.peer);
-        prepare_leg(incoming.tcp.as_fd())?;
-        // Until its bytes have flowed: whatever happens to this agent, an empty answer is not what the client sees.
-        reset_on_close(incoming.tcp.as_fd())?;
         Ok(Self { context, tcp: incoming.tcp, slot: incoming.slot, peer, dst, opened: Instant::now() })
     }
 

@@ -1,9 +1,11 @@
 //! Network namespaces: known by an open file, so that a path that is reused is never taken for the one it was.
 
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
@@ -40,11 +42,27 @@ impl NetNs {
     ///
     /// A thread that cannot come back would run everything after it in the wrong namespace: the process is aborted.
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        let home = File::open("/proc/thread-self/ns/net")?;
+        let home = HOME.with(|home| match home.get() {
+            Some(home) => Ok(home.clone()),
+            None => File::open("/proc/thread-self/ns/net").map(|file| home.get_or_init(|| Rc::new(file)).clone()),
+        })?;
+        // From within another namespace the way leads back there, not home.
+        let back = match INSIDE.get() {
+            0 => home,
+            _ => Rc::new(File::open("/proc/thread-self/ns/net")?),
+        };
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-        let _guard = Home(home);
+        INSIDE.set(INSIDE.get() + 1);
+        let _guard = Back(back);
         Ok(work())
     }
+}
+
+thread_local! {
+    /// The namespace that the thread was in when it first entered another one: opened once, not for each socket.
+    static HOME: OnceCell<Rc<File>> = const { OnceCell::new() };
+    /// How deep in others' namespaces the thread is.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
 
 impl AsFd for NetNs {
@@ -54,11 +72,12 @@ impl AsFd for NetNs {
 }
 
 /// Leads the thread back when dropped, also when `work` panics.
-struct Home(File);
+struct Back(Rc<File>);
 
-impl Drop for Home {
+impl Drop for Back {
     fn drop(&mut self) {
-        if let Err(error) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
+        INSIDE.set(INSIDE.get() - 1);
+        if let Err(error) = setns(self.0.as_ref(), CloneFlags::CLONE_NEWNET) {
             tracing::error!(%error, "cannot return to the agent's network namespace");
             std::process::abort();
         }

@@ -53,6 +53,7 @@ pub(crate) fn app_socket(
     exemption: &Exemption,
 ) -> io::Result<TcpSocket> {
     let socket = exempt_socket(namespace, Domain::for_address((client, 0).into()), exemption)?;
+    prepare_near_leg(socket.as_fd())?;
     set_transparent(&socket, client.is_ipv6())?;
     socket.set_mark(mark.value)?;
     bind_address(&socket, client)?;
@@ -63,6 +64,7 @@ pub(crate) fn app_socket(
 /// captured, from the address that the application's connection has.
 pub(crate) fn pod_socket(namespace: &NetNs, source: IpAddr, exemption: &Exemption) -> io::Result<TcpSocket> {
     let socket = exempt_socket(namespace, Domain::for_address((source, 0).into()), exemption)?;
+    prepare_far_leg(socket.as_fd())?;
     bind_address(&socket, source)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
@@ -84,7 +86,6 @@ fn exempt_socket(namespace: &NetNs, domain: Domain, exemption: &Exemption) -> io
         return Err(io::Error::other("the socket was made in another network namespace"));
     }
     exemption.exempt(socket.as_fd())?;
-    prepare_leg(socket.as_fd())?;
     Ok(socket)
 }
 
@@ -93,9 +94,9 @@ pub(crate) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
     Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
 }
 
-/// Options of every leg of a proxied connection. The application's own keepalive and time-outs see only the agent, so
-/// the agent's legs have theirs.
-pub(crate) fn prepare_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Options of a leg whose other end is in another kernel: it may vanish without a word, and the application's own
+/// keepalive and time-outs see only the agent. On a listener, what is accepted inherits them.
+pub(crate) fn prepare_far_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
@@ -104,9 +105,13 @@ pub(crate) fn prepare_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
     )
 }
 
-/// Makes the next close a RST: what was refused or broken must never look like a clean end.
-pub(crate) fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
-    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+/// Options of a leg to an application, which is in this very kernel: it cannot vanish, and how long it takes to read is
+/// its own affair. A close is a RST until the connection has ended cleanly: what was refused or broken, or left behind
+/// by an agent that is killed, must never look like a clean end. On a listener, what is accepted inherits it all.
+pub(crate) fn prepare_near_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_linger(Some(Duration::ZERO))
 }
 
 /// Lets a socket bind, and accept connections for, addresses that are not local.

@@ -113,7 +113,7 @@ pub fn reset(socket: tokio::net::TcpStream) {
 ///
 /// Sockets are so from the start, until their connection has ended cleanly: an
 /// agent that is killed must not let half an answer pass for a whole one.
-fn reset_on_close(socket: &tokio::net::TcpStream) {
+pub fn reset_on_close(socket: &tokio::net::TcpStream) {
     // Fails only for a socket that is closed already.
     let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }

@@ -30,6 +30,8 @@ async fn line_with(limits: Limits, cancel: Cancel) -> Line {
     let ca = test_ca();
     let (server, at_server) = tcp_pair().await;
     let (client, at_client) = tcp_pair().await;
+    reset_on_close(&at_server);
+    reset_on_close(&at_client);
     let (ends, mut end) = mpsc::unbounded_channel();
     let at_server = RefCell::new(Some(at_server));
     let server_limits = limits.clone();

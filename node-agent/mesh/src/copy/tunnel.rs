@@ -17,13 +17,15 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use warren_core::http2::ErrorCode;
 
-use super::{ByteCounts, CopyEnd, CopyOutcome, clean_on_close, end_writing, is_reset, reset_on_close};
+use super::{ByteCounts, CopyEnd, CopyOutcome, clean_on_close, end_writing, is_reset};
 use crate::hbone::{DeliveryEnd, HboneStream, StreamEnd};
 use crate::limits::Limits;
 use crate::live::Cancel;
 
 /// Copies until both directions have ended, one side is reset, or `cancel`
-/// fires. Consumes both; `bytes` may be read meanwhile.
+/// fires. Consumes both; `bytes` may be read meanwhile. `app` is expected to
+/// reset its connection when closed ([`reset_on_close`](super::reset_on_close)),
+/// until it has ended cleanly.
 pub async fn copy(
     app: TcpStream,
     tunnel: HboneStream,
@@ -32,7 +34,6 @@ pub async fn copy(
     bytes: &Arc<ByteCounts>,
 ) -> CopyOutcome {
     bytes.add_to_tunnel(usize::try_from(tunnel.early_sent()).unwrap_or(usize::MAX));
-    reset_on_close(&app);
     let app = Rc::new(app);
     tunnel.attach(app.clone(), bytes.clone());
     let end = {

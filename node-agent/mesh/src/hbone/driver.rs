@@ -1,21 +1,20 @@
 //! Reads a connection: takes records off the network, opens them in place, and gives what they hold to whom it is for.
 //! And writes what others have left to be sent.
 
-use std::io::{self, Read};
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
-use socket2::SockRef;
-use tokio::io::Interest;
 use warren_core::http2::{Connection, Event, Role};
 
 use super::error::TunnelError;
 use super::gather::Gather;
-use super::session::{Asked, Session, State};
+use super::session::{Asked, HEAVY, Session, State};
 use super::slot::{Receiving, Slot};
 use super::stream::StreamHandle;
 use crate::buffers::Buffer;
+use crate::ready;
 use crate::tls::record::{Opened, Opener};
 
 /// Reads in a row before others get their turn.
@@ -131,24 +130,19 @@ impl Driver {
         let have = self.partial.len();
         buffer[..have].copy_from_slice(&self.partial);
         self.partial.clear();
-        let mut got = None;
         let most = buffer.len() - have;
-        let read = self.session.tcp.try_io(Interest::READABLE, || {
-            let length = (&*SockRef::from(&self.session.tcp)).read(&mut buffer[have..])?;
-            got = Some(length);
-            // A short read emptied the socket: asking again would cost a call. Saying so clears the readiness.
-            if length > 0 && length < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        let got = match (got, read) {
-            (Some(0), _) => return Ok(Found::End),
-            (Some(got), _) => got,
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+        let got = match ready::read(&self.session.tcp, &mut buffer[have..]) {
+            Ok(0) => return Ok(Found::End),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.partial.extend_from_slice(&buffer[..have]);
                 return Ok(Found::All);
             }
-            (None, Err(error)) => return Err(TunnelError::broken(&error)),
-            (None, Ok(())) => return Ok(Found::All),
+            Err(error) => return Err(TunnelError::broken(&error)),
         };
+        if got >= HEAVY {
+            self.session.is_heavy_now();
+        }
         let end = have + got;
         let mut state = self.session.state.borrow_mut();
         let used = open_all(&self.session, &mut state, &mut self.opener, &mut buffer[..end])?;

@@ -3,13 +3,13 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::buffers::Buffer;
 use crate::limits::Limits;
-
-const CHUNK: usize = 16 * 1024;
+use crate::ready;
 
 /// What the application did while the answer was awaited.
 pub(super) enum EarlyEvent {
@@ -56,16 +56,16 @@ impl EarlyData {
         }
         loop {
             app.readable().await?;
-            let mut buffer = BytesMut::with_capacity(CHUNK.min(self.room));
-            let limit = self.room.min(CHUNK);
-            match app.try_read_buf(&mut (&mut buffer).limit_to(limit)) {
+            let mut buffer = Buffer::take();
+            let limit = self.room.min(buffer.len());
+            match ready::read(app, &mut buffer[..limit]) {
                 Ok(0) => {
                     self.ended = true;
                     return Ok(EarlyEvent::Ended);
                 }
                 Ok(read) => {
                     self.room -= read;
-                    let bytes = buffer.freeze();
+                    let bytes = Bytes::copy_from_slice(&buffer[..read]);
                     self.kept.push(bytes.clone());
                     return Ok(EarlyEvent::Bytes(bytes));
                 }
@@ -80,15 +80,4 @@ impl EarlyData {
 async fn reset(app: &TcpStream) -> io::Result<EarlyEvent> {
     app.ready(Interest::ERROR).await?;
     Err(app.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
-}
-
-/// `BufMut::limit` by reference, so that the buffer stays ours.
-trait LimitTo: Sized {
-    fn limit_to(self, limit: usize) -> bytes::buf::Limit<Self>;
-}
-
-impl<T: bytes::BufMut> LimitTo for T {
-    fn limit_to(self, limit: usize) -> bytes::buf::Limit<Self> {
-        self.limit(limit)
-    }
 }

@@ -175,11 +175,12 @@ impl Pool {
 
 impl Inner {
     /// Takes a stream on a pooled tunnel; drops from the pool what the rule
-    /// retires.
+    /// retires, and passes over what it says is better left alone.
     fn check_out(&self, open: &Open<'_>) -> Option<(Rc<Tunnel>, StreamGuard)> {
         let mut tunnels = self.tunnels.borrow_mut();
         let list = tunnels.get_mut(&open.key)?;
-        while let Some(tunnel) = list.first().cloned() {
+        let mut at = 0;
+        while let Some(tunnel) = list.get(at).cloned() {
             let verdict = if tunnel.trusted_under(&open.snapshot.bundle) {
                 checkout(&tunnel.observe(&self.limits))
             } else {
@@ -188,15 +189,22 @@ impl Inner {
             match verdict {
                 Checkout::Use => return Some(taken(tunnel)),
                 Checkout::UseLast => {
-                    list.remove(0);
+                    list.remove(at);
                     return Some(taken(tunnel));
                 }
+                Checkout::Avoid => at += 1,
                 Checkout::Retire => {
-                    list.remove(0);
+                    list.remove(at);
                 }
             }
         }
-        tunnels.remove(&open.key);
+        if list.len() >= self.limits.pool_tunnels {
+            // Enough connections to one peer: the one with the fewest streams is shared after all.
+            return list.iter().min_by_key(|tunnel| tunnel.observe(&self.limits).streams).cloned().map(taken);
+        }
+        if list.is_empty() {
+            tunnels.remove(&open.key);
+        }
         None
     }
 

@@ -8,10 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::request::Parts;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use warren_core::http2::{Connection, ErrorCode, StreamId};
 
 use super::driver::Driver;
@@ -20,6 +22,11 @@ use super::output::Output;
 use super::slot::{Receiving, Slot};
 use super::stream::StreamHandle;
 use crate::tls::Secured;
+
+/// Octets in one read that make a stream a heavy one.
+pub(super) const HEAVY: usize = 48 * 1024;
+/// How long a connection is heavy after such a read.
+const HEAVY_FOR: Duration = Duration::from_millis(250);
 
 /// A request that nobody has taken yet.
 pub(super) struct Asked {
@@ -34,6 +41,8 @@ pub(super) struct Session {
     pub(super) pongs: Notify,
     /// Its owner wants it to end at once.
     pub(super) aborted: Cell<bool>,
+    /// When a stream last moved as much as only a heavy one does.
+    heavy: Cell<Option<Instant>>,
     pub(super) state: RefCell<State>,
 }
 
@@ -75,8 +84,13 @@ impl Session {
             peer_leaving: false,
             leave_when_idle: false,
         };
-        let session =
-            Rc::new(Self { tcp, pongs: Notify::new(), aborted: Cell::new(false), state: RefCell::new(state) });
+        let session = Rc::new(Self {
+            tcp,
+            pongs: Notify::new(),
+            aborted: Cell::new(false),
+            heavy: Cell::new(None),
+            state: RefCell::new(state),
+        });
         let driver = Driver::new(session.clone(), opener, plaintext, ciphertext);
         (session, driver)
     }
@@ -92,6 +106,16 @@ impl Session {
         state.slots.insert(stream, Slot::new(Receiving::Open));
         state.has_work();
         Ok(StreamHandle::new(self.clone(), stream))
+    }
+
+    /// So much was moved at once that its stream had it ready.
+    pub(super) fn is_heavy_now(&self) {
+        self.heavy.set(Some(Instant::now()));
+    }
+
+    /// Whether a heavy stream is on this connection: what others send here has to wait behind it.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.heavy.get().is_some_and(|last| last.elapsed() < HEAVY_FOR)
     }
 
     /// Asks the peer for a sign of life; [`Self::pongs`] tells of it.

@@ -1,22 +1,21 @@
 //! One tunnelled connection: a CONNECT stream, as its line sees it.
 
-use std::io::{self, Read};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, StatusCode};
-use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use warren_core::http2::{ErrorCode, ResponseHead, StreamId};
 use warren_core::tunnel::Baggage;
 
 use super::error::TunnelError;
-use super::session::{Session, State};
+use super::session::{HEAVY, Session, State};
 use super::slot::{Attached, Receiving, Slot};
 use super::tunnel::StreamGuard;
 use crate::copy::ByteCounts;
+use crate::ready;
 use crate::tls::{PeerFacts, SharedPeer};
 
 /// Payload taken from the application at once, at most.
@@ -208,22 +207,12 @@ impl HboneStream {
     pub(crate) fn read_from(&self, app: &TcpStream, room: usize) -> Result<io::Result<usize>, StreamEnd> {
         let session = &self.handle.session;
         let mut state = session.state.borrow_mut();
-        let mut got = None;
-        let read = state.read_payload(self.handle.id, room, |slices| {
-            let most: usize = slices.iter().map(|slice| slice.len()).sum();
-            let read = app.try_io(Interest::READABLE, || {
-                let length = (&*SockRef::from(app)).read_vectored(slices)?;
-                got = Some(length);
-                // As in the driver: a short read has emptied the socket, and this makes the readiness say so.
-                if length > 0 && length < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match got {
-                Some(length) => Ok(length),
-                None => read.map(|()| 0),
-            }
-        });
+        let read = state.read_payload(self.handle.id, room, |slices| ready::read_vectored(app, slices));
         let read = read.map_err(StreamEnd::Broken)?;
-        if matches!(read, Ok(1..)) {
+        if let Ok(length @ 1..) = read {
+            if length >= HEAVY {
+                session.is_heavy_now();
+            }
             if state.output.is_large() {
                 // A failure is the driver's to find: it reads first what the peer had to say about it.
                 let _ = state.flush(&session.tcp);
@@ -333,6 +322,11 @@ impl HboneStream {
             Poll::Ready(Some(bytes))
         })
         .await
+    }
+
+    /// As if it had moved a lot.
+    pub(crate) fn is_heavy_now(&self) {
+        self.handle.session.is_heavy_now();
     }
 
     /// Waits until both directions have ended.

@@ -104,6 +104,7 @@ impl Tunnel {
             streams,
             peer_limit: session.connection.peer_max_streams(),
             own_limit,
+            heavy: self.session.is_heavy(),
             closing: self.state.closing.get() || session.peer_leaving || session.over.is_some(),
             unused,
             unused_limit: limits.pool_unused,

@@ -27,6 +27,30 @@ fn connections_at_once_share_one_dial() {
 }
 
 #[test]
+fn a_heavy_stream_keeps_its_tunnel_for_itself_up_to_a_number_of_tunnels() {
+    on_worker(async {
+        let ca = test_ca();
+        let limits = Limits { pool_tunnels: 3, ..Limits::default() };
+        let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
+        let client = Client::new(&ca, &limits, address);
+        let mut kept = Vec::new();
+        for tunnels in [1, 2, 3, 3, 3] {
+            let (app, at_client) = tcp_pair().await;
+            let stream = client.open(&at_client).await.unwrap();
+            assert_eq!(connections.get(), tunnels);
+            stream.send_bytes(&[0; 100]);
+            assert_eq!(connections.get(), tunnels, "little does not make it heavy");
+            stream.is_heavy_now();
+            kept.push((stream, app));
+        }
+        sleep(Duration::from_millis(300)).await;
+        let (_app, at_client) = tcp_pair().await;
+        let _light = client.open(&at_client).await.unwrap();
+        assert_eq!(connections.get(), 3, "heaviness passes");
+    });
+}
+
+#[test]
 fn a_failed_dial_fails_all_who_waited_for_it_at_once() {
     on_worker(async {
         let ca = test_ca();
