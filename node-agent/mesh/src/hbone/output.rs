@@ -255,3 +255,147 @@ impl Output {
         Ok(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{on_worker, tcp_pair};
+    use crate::tls::record::{Opened, Opener};
+    use crate::tls::testing::direction;
+
+    const HEAD: [u8; FRAME_HEAD] = [0xfe; FRAME_HEAD];
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Frames(usize),
+        Payload { has: usize, limit: usize, most: usize },
+        Rekey,
+        Flush,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (1usize..40_000).prop_map(Step::Frames),
+            (1usize..300, 1usize..300, Just(16_384)).prop_map(|(has, limit, most)| Step::Payload { has, limit, most }),
+            (1usize..400_000, 1usize..300_000, 16_384usize..1_000_000).prop_map(|(has, limit, most)| Step::Payload {
+                has,
+                limit,
+                most
+            }),
+            Just(Step::Rekey),
+            Just(Step::Flush),
+        ];
+        prop::collection::vec(step, 1..30)
+    }
+
+    /// Does the steps and answers the plaintext that must arrive, and the octets on the wire.
+    fn perform(output: &mut Output, steps: &[Step], mut flush: impl FnMut(&mut Output)) -> Vec<u8> {
+        let mut plaintext = Vec::new();
+        let mut next = 0u8;
+        for step in steps {
+            match *step {
+                Step::Frames(length) => {
+                    let frames: Vec<u8> = (0..length).map(|i| i as u8).collect();
+                    output.push(&frames).unwrap();
+                    plaintext.extend_from_slice(&frames);
+                }
+                Step::Payload { has, limit, most } => {
+                    let mut lengths = Vec::new();
+                    let mut payload = Vec::new();
+                    let read = |slices: &mut [IoSliceMut<'_>]| {
+                        let mut left = has;
+                        for slice in slices {
+                            let length = left.min(slice.len());
+                            slice[..length].fill_with(|| {
+                                next = next.wrapping_add(1);
+                                next
+                            });
+                            payload.extend_from_slice(&slice[..length]);
+                            left -= length;
+                        }
+                        Ok(has - left)
+                    };
+                    let head = |length| {
+                        lengths.push(length);
+                        HEAD
+                    };
+                    let got = output.read_payload(limit, most, read, head).unwrap().unwrap();
+                    assert!(got > 0 && got <= limit && got == payload.len());
+                    assert!(lengths.iter().all(|length| *length <= most) && lengths.iter().sum::<usize>() == got);
+                    let mut rest = &payload[..];
+                    for length in lengths {
+                        plaintext.extend_from_slice(&HEAD);
+                        plaintext.extend_from_slice(&rest[..length]);
+                        rest = &rest[length..];
+                    }
+                }
+                Step::Rekey => output.update_keys().unwrap(),
+                Step::Flush => flush(output),
+            }
+        }
+        plaintext
+    }
+
+    fn opened(opener: &mut Opener, mut wire: Vec<u8>) -> Vec<u8> {
+        let mut plaintext = Vec::new();
+        let mut rest = &mut wire[..];
+        while let Some(end) = Opener::first_record(rest).unwrap() {
+            let (record, behind) = rest.split_at_mut(end);
+            if let Opened::Data(octets) = opener.open(record).unwrap() {
+                plaintext.extend_from_slice(octets);
+            }
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+        plaintext
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_built_in_place_is_what_was_meant(steps in steps()) {
+            let (sealer, mut opener) = direction();
+            let mut output = Output::new(sealer);
+            let mut wire = Vec::new();
+            let plaintext = perform(&mut output, &steps, |output| output.seal().unwrap());
+            output.seal().unwrap();
+            let (sent, sealed) = (output.sent, output.sealed);
+            wire.extend_from_slice(&output.octets()[sent..sealed]);
+            prop_assert!(opened(&mut opener, wire) == plaintext);
+        }
+    }
+
+    #[test]
+    fn what_a_slow_socket_takes_arrives_whole_and_memory_is_given_back() {
+        on_worker(async {
+            use tokio::io::AsyncReadExt;
+            let (here, mut there) = tcp_pair().await;
+            let (sealer, mut opener) = direction();
+            let mut output = Output::new(sealer);
+            let steps: Vec<Step> = (0..200)
+                .flat_map(|_| {
+                    [Step::Payload { has: 100_000, limit: 100_000, most: 16_384 }, Step::Frames(9), Step::Flush]
+                })
+                .collect();
+            let plaintext = perform(&mut output, &steps, |output| output.flush(&here).unwrap().unwrap());
+            assert!(output.is_blocked() && output.is_congested());
+            let mut wire = Vec::new();
+            let mut buffer = vec![0; 1 << 20];
+            while !output.is_empty() {
+                tokio::select! {
+                    got = there.read(&mut buffer) => wire.extend_from_slice(&buffer[..got.unwrap()]),
+                    ready = here.writable() => {
+                        ready.unwrap();
+                        output.flush(&here).unwrap().unwrap();
+                    }
+                }
+            }
+            assert!(output.pooled.is_none() && output.buffer.capacity() == 0);
+            drop(here);
+            there.read_to_end(&mut wire).await.unwrap();
+            assert!(opened(&mut opener, wire) == plaintext);
+        });
+    }
+}

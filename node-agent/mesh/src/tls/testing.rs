@@ -9,8 +9,8 @@ use warren_core::identity::SpiffeId;
 use super::config;
 use super::failure::HandshakeFailure;
 use super::handshake::Secured;
-use super::record::{Opened, Opener, RECORD_HEAD, RECORD_TAIL};
-use super::secrets::Secrets;
+use super::record::{Opened, Opener, RECORD_HEAD, RECORD_TAIL, Sealer};
+use super::secrets::{Secrets, Suite, Traffic};
 use super::verify::Verdict;
 use crate::identity::IdentitySnapshot;
 
@@ -59,4 +59,10 @@ impl Secured {
         let record = self.sealer.update_keys().unwrap();
         self.tcp.write_all(&record).await.unwrap();
     }
+}
+
+/// Both ends of one direction that no handshake made.
+pub(crate) fn direction() -> (Sealer, Opener) {
+    let traffic = || Traffic::for_test(Suite::Aes128);
+    (Sealer::new(traffic()).unwrap(), Opener::new(traffic()).unwrap())
 }
