@@ -13,16 +13,17 @@ use warren_core::identity::SpiffeId;
 use warren_core::tunnel::{Baggage, ConnectRequest, inbound_target};
 use warren_core::world::{Pod, World};
 use warren_mesh::copy::copy;
-use warren_mesh::hbone::{HboneServer, InboundStream, accept};
+use warren_mesh::hbone::{HboneServer, HboneStream, InboundStream, accept};
 use warren_mesh::identity::IdentitySnapshot;
 use warren_mesh::telemetry::{
     ConnectionFacts, ConnectionRecord, Direction, HandshakeFacts, Parties, ResponseFlag, WorkloadFacts,
 };
 
 use super::permitted::{Asked, Connected, Permitted};
+use crate::budget::Slot;
 use crate::context::{Incoming, Phase, PodContext, left};
 use crate::ended::Ended;
-use crate::shared::Transport;
+use crate::shared::{Shared, Transport};
 use crate::sys::socket::belongs_to;
 
 /// Takes one tunnel from accept to close; its connections are lines of their own.
@@ -161,12 +162,14 @@ struct Tunnel {
 
 impl Tunnel {
     async fn line(self, stream: InboundStream) {
-        if let Err(ended) = self.walk(stream).await {
-            ended.conclude();
+        // Boxed: what connecting needs is given back before the connection carries a byte.
+        match Box::pin(self.open(stream)).await {
+            Ok(accepted) => accepted.carry().await,
+            Err(ended) => ended.conclude(),
         }
     }
 
-    async fn walk(self, stream: InboundStream) -> Result<(), Ended> {
+    async fn open(self, stream: InboundStream) -> Result<Box<Answered>, Ended> {
         let requested = self.request(stream)?;
         let permitted = requested.permit()?;
         permitted.connect().await
@@ -259,8 +262,8 @@ struct PermittedRequest {
 }
 
 impl PermittedRequest {
-    /// Connects the application, answers 200 only then, and copies.
-    async fn connect(self) -> Result<(), Ended> {
+    /// Connects the application, and answers 200 only then.
+    async fn connect(self) -> Result<Box<Answered>, Ended> {
         let Self { tunnel, mut stream, mut record, permitted, own_baggage, application } = self;
         let shared = tunnel.context.shared.clone();
         let slot = shared.budget.take(&tunnel.context.pod.uid, 1).await;
@@ -285,11 +288,27 @@ impl PermittedRequest {
         };
         record.set_response_code(StatusCode::OK.as_u16());
         record.established();
+        Ok(Box::new(Answered { shared, stream, record, connected: Connected { app, live, cancel }, slot }))
+    }
+}
+
+/// A connection that both ends have.
+struct Answered {
+    shared: Arc<Shared>,
+    stream: HboneStream,
+    record: ConnectionRecord,
+    connected: Connected,
+    slot: Slot,
+}
+
+impl Answered {
+    /// Carries the bytes until both directions have ended.
+    async fn carry(self: Box<Self>) {
+        let Self { shared, stream, record, connected: Connected { app, live, cancel }, slot } = *self;
         let bytes = record.bytes().clone();
         let outcome = copy(app, stream, &shared.limits, &cancel, &bytes).await;
         record.finish(&outcome);
         drop((live, slot));
-        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, Respo
 use crate::budget::Slot;
 use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;
+use crate::outbound::routed::Opened;
 use crate::outbound::sourced::Sourced;
 use crate::sys::socket::belongs_to;
 
@@ -27,14 +28,16 @@ pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
         Ok(accepted) => accepted,
         Err(error) => return tracing::debug!(%error, "a captured connection ended before it was looked at"),
     };
-    if let Err(ended) = walk(accepted).await {
-        ended.conclude();
+    // Boxed: what opening needs is given back before the connection carries a byte.
+    match Box::pin(open(accepted)).await {
+        Ok(opened) => opened.carry().await,
+        Err(ended) => ended.conclude(),
     }
 }
 
-async fn walk(accepted: Accepted) -> Result<(), Ended> {
+async fn open(accepted: Accepted) -> Result<Opened, Ended> {
     let routed = accepted.source()?.route()?;
-    routed.carry().await
+    routed.open().await
 }
 
 /// A connection that `sk_lookup` gave to the pod's outbound listener.

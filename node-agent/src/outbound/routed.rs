@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
+use tokio::net::TcpStream;
 use warren_core::identity::SpiffeId;
 use warren_core::pool::PoolKey;
 use warren_core::route::{OwnRoute, PlainRoute, TunnelRoute};
@@ -38,24 +39,48 @@ pub(super) struct Routed {
 }
 
 impl Routed {
-    /// Opens the way and carries the bytes.
-    pub(super) async fn carry(self) -> Result<(), Ended> {
+    /// Opens the way.
+    pub(super) async fn open(self) -> Result<Opened, Ended> {
         let Self { accepted, world, pod, mut record, way } = self;
         match way {
             Way::Plain(plain) => {
                 describe(&mut record, "plain", plain.pod.as_deref(), &world, plain.service);
-                Direct { accepted, record, to: plain.destination }.carry().await
+                Direct { accepted, record, to: plain.destination }.open().await.map(Opened::direct)
             }
             Way::Own(own) => {
                 describe(&mut record, "own", Some(&pod), &world, own.service);
-                Direct { accepted, record, to: own.destination }.carry().await
+                Direct { accepted, record, to: own.destination }.open().await.map(Opened::direct)
             }
             Way::Tunnel(route) => {
                 describe(&mut record, "tunnel", Some(&route.destination), &world, route.service.clone());
                 record.set_hbone_addr(route.authority);
-                Tunnelling { accepted, world, pod, record, route }.open().await?.carry().await;
-                Ok(())
+                Tunnelling { accepted, world, pod, record, route }
+                    .open()
+                    .await
+                    .map(|tunnelled| Opened::Tunnelled(Box::new(tunnelled)))
             }
+        }
+    }
+}
+
+/// A connection whose way is open.
+pub(super) enum Opened {
+    /// Without a tunnel.
+    Direct(Box<Connected>),
+    /// In one.
+    Tunnelled(Box<Tunnelled>),
+}
+
+impl Opened {
+    fn direct(connected: Connected) -> Self {
+        Self::Direct(Box::new(connected))
+    }
+
+    /// Carries the bytes until both directions have ended.
+    pub(super) async fn carry(self) {
+        match self {
+            Self::Direct(connected) => connected.carry().await,
+            Self::Tunnelled(tunnelled) => tunnelled.carry().await,
         }
     }
 }
@@ -84,22 +109,33 @@ struct Direct {
 }
 
 impl Direct {
-    async fn carry(self) -> Result<(), Ended> {
-        let Self { accepted, mut record, to } = self;
+    async fn open(self) -> Result<Connected, Ended> {
+        let Self { accepted, record, to } = self;
         let context = accepted.context.clone();
-        let other = match dial::from_pod(&context.shared, &context.pod, accepted.peer.0.ip(), to).await {
-            Ok(other) => other,
-            Err(error) => {
-                return Err(Ended::failed(accepted.tcp, record, ResponseFlag::Connect, format!("{to}: {error}")));
-            }
-        };
+        match dial::from_pod(&context.shared, &context.pod, accepted.peer.0.ip(), to).await {
+            Ok(other) => Ok(Connected { accepted, record, other }),
+            Err(error) => Err(Ended::failed(accepted.tcp, record, ResponseFlag::Connect, format!("{to}: {error}"))),
+        }
+    }
+}
+
+/// An open connection that stays TCP.
+pub(super) struct Connected {
+    accepted: Accepted,
+    record: ConnectionRecord,
+    other: TcpStream,
+}
+
+impl Connected {
+    async fn carry(self: Box<Self>) {
+        let Self { accepted, mut record, other } = *self;
+        let context = accepted.context.clone();
         let (guard, cancel) = register(&accepted, Transport::Plaintext, None, None);
         record.established();
         let bytes = record.bytes().clone();
         let outcome = copy_plain(accepted.tcp, other, &context.shared.limits, &cancel, &bytes).await;
         record.finish(&outcome);
         drop((guard, accepted.slot));
-        Ok(())
     }
 }
 
@@ -170,7 +206,7 @@ fn connect_request(accepted: &Accepted, world: &World, pod: &Pod, route: &Tunnel
 }
 
 /// An open tunnelled connection.
-struct Tunnelled {
+pub(super) struct Tunnelled {
     accepted: Accepted,
     record: ConnectionRecord,
     stream: HboneStream,
@@ -178,8 +214,8 @@ struct Tunnelled {
 }
 
 impl Tunnelled {
-    async fn carry(self) {
-        let Self { accepted, mut record, stream, snapshot } = self;
+    async fn carry(self: Box<Self>) {
+        let Self { accepted, mut record, stream, snapshot } = *self;
         let limits = accepted.context.shared.limits.clone();
         let own = snapshot.svid.id().clone();
         drop(snapshot);

@@ -46,7 +46,7 @@ pub(super) async fn exchange(
     Ok(HboneStream {
         handle,
         peer: tunnel.peer.clone(),
-        peer_baggage: Baggage::from_headers(&headers),
+        peer_baggage: Box::new(Baggage::from_headers(&headers)),
         early_sent: early.len(),
         app_ended: early.ended(),
         _guard: Some(guard),

@@ -121,7 +121,8 @@ impl Pool {
                 Some(flight) => flight.landed().await?,
                 None => {
                     let landing = self.0.take_off(&open.key);
-                    let dialled = self.dial(open, dial).await;
+                    // Boxed: few connections dial, and all would carry a handshake's state for as long as they live.
+                    let dialled = Box::pin(self.dial(open, dial)).await;
                     landing.land(dialled.as_ref().err().cloned());
                     // A stream is taken before anybody else runs, so a dialler
                     // never starves behind those who waited.

@@ -186,7 +186,7 @@ impl InboundStream {
         Ok(HboneStream {
             handle: self.handle,
             peer: self.peer,
-            peer_baggage: Baggage::from_headers(&self.parts.headers),
+            peer_baggage: Box::new(Baggage::from_headers(&self.parts.headers)),
             early_sent: 0,
             app_ended: false,
             _guard: None,

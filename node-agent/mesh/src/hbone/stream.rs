@@ -159,7 +159,7 @@ impl State {
 pub struct HboneStream {
     pub(super) handle: StreamHandle,
     pub(super) peer: SharedPeer,
-    pub(super) peer_baggage: Baggage,
+    pub(super) peer_baggage: Box<Baggage>,
     /// Bytes of the application already sent along with CONNECT.
     pub(super) early_sent: u64,
     /// The application has ended its direction already; END_STREAM is due.

@@ -1,6 +1,7 @@
 //! One connection's evidence, from accept to end.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,27 @@ use crate::tls::PeerFacts;
 /// Writes access log, audit event and counters of one connection. Consumed by
 /// the connection's end; dropped without one, it records an abort: evidence is
 /// not lost by a forgotten branch.
-pub struct ConnectionRecord {
+///
+/// It is boxed, as it goes from stage to stage: each would otherwise keep room
+/// for it in the connection's task.
+pub struct ConnectionRecord(Box<Record>);
+
+impl Deref for ConnectionRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.0
+    }
+}
+
+impl DerefMut for ConnectionRecord {
+    fn deref_mut(&mut self) -> &mut Record {
+        &mut self.0
+    }
+}
+
+/// What a [`ConnectionRecord`] holds.
+pub struct Record {
     telemetry: Arc<Telemetry>,
     facts: ConnectionFacts,
     started: Instant,
@@ -68,7 +89,7 @@ impl ConnectionRecord {
             direction = direction(facts.direction),
             "connection opened"
         );
-        Self {
+        Self(Box::new(Record {
             telemetry: Arc::clone(telemetry),
             facts,
             started: Instant::now(),
@@ -83,9 +104,45 @@ impl ConnectionRecord {
             bytes: Arc::default(),
             open: None,
             ended: false,
-        }
+        }))
+    }
+}
+
+impl ConnectionRecord {
+    /// Refused by policy, before or after it was open.
+    pub fn deny(mut self, reason: impl ToString, policy: Option<String>) {
+        self.denied(reason.to_string(), policy);
     }
 
+    /// Impossible, for another reason than policy. What fails before anything
+    /// permitted it (TLS, identity, no route) counts as refused.
+    pub fn fail(mut self, flag: ResponseFlag, reason: impl ToString) {
+        let judged = self.policy.is_some() || self.open.is_some();
+        let network =
+            matches!(flag, ResponseFlag::Connect | ResponseFlag::NetworkPolicy | ResponseFlag::H2HandshakeFailure);
+        let decision = if judged || network { Decision::Allow } else { Decision::Deny };
+        self.end(&End { decision, flag, reason: Some(reason.to_string()) });
+    }
+
+    /// Copied to its end.
+    pub fn finish(mut self, outcome: &CopyOutcome) {
+        match &outcome.end {
+            CopyEnd::Cancelled(CancelReason::PolicyChanged { policy, reason }) => {
+                self.denied(reason.clone(), policy.clone());
+            }
+            end => {
+                let flag = match end {
+                    CopyEnd::Clean | CopyEnd::AppReset | CopyEnd::TunnelReset => ResponseFlag::None,
+                    CopyEnd::Cancelled(_) | CopyEnd::Error(_) => ResponseFlag::Aborted,
+                };
+                let reason = (*end != CopyEnd::Clean).then(|| end.to_string());
+                self.end(&End { decision: Decision::Allow, flag, reason });
+            }
+        }
+    }
+}
+
+impl Record {
     /// The connection's id.
     pub fn connection_id(&self) -> &str {
         &self.facts.connection_id
@@ -175,38 +232,6 @@ impl ConnectionRecord {
         ));
         let follow = metrics.follow_live(&bytes);
         self.open = Some(OpenCounters { tcp, bytes, follow });
-    }
-
-    /// Refused by policy, before or after it was open.
-    pub fn deny(mut self, reason: impl ToString, policy: Option<String>) {
-        self.denied(reason.to_string(), policy);
-    }
-
-    /// Impossible, for another reason than policy. What fails before anything
-    /// permitted it (TLS, identity, no route) counts as refused.
-    pub fn fail(mut self, flag: ResponseFlag, reason: impl ToString) {
-        let judged = self.policy.is_some() || self.open.is_some();
-        let network =
-            matches!(flag, ResponseFlag::Connect | ResponseFlag::NetworkPolicy | ResponseFlag::H2HandshakeFailure);
-        let decision = if judged || network { Decision::Allow } else { Decision::Deny };
-        self.end(&End { decision, flag, reason: Some(reason.to_string()) });
-    }
-
-    /// Copied to its end.
-    pub fn finish(mut self, outcome: &CopyOutcome) {
-        match &outcome.end {
-            CopyEnd::Cancelled(CancelReason::PolicyChanged { policy, reason }) => {
-                self.denied(reason.clone(), policy.clone());
-            }
-            end => {
-                let flag = match end {
-                    CopyEnd::Clean | CopyEnd::AppReset | CopyEnd::TunnelReset => ResponseFlag::None,
-                    CopyEnd::Cancelled(_) | CopyEnd::Error(_) => ResponseFlag::Aborted,
-                };
-                let reason = (*end != CopyEnd::Clean).then(|| end.to_string());
-                self.end(&End { decision: Decision::Allow, flag, reason });
-            }
-        }
     }
 
     fn denied(&mut self, reason: String, policy: Option<String>) {
@@ -343,7 +368,7 @@ impl ConnectionRecord {
     }
 }
 
-impl Drop for ConnectionRecord {
+impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended {
             self.end(&End {
