@@ -180,7 +180,7 @@ impl Tunnel {
         let shared = self.context.shared.clone();
         let world = shared.world.load_full();
         let pod = world.pod(&self.context.pod.uid).cloned();
-        let mut record = ConnectionRecord::open(&shared.telemetry, self.facts(&world, pod.as_deref(), &stream));
+        let mut record = ConnectionRecord::open(&shared.telemetry, self.facts(&world, pod.as_ref(), &stream));
         record.set_route("tunnel");
         record.set_mtls(&self.source, &self.own, stream.peer());
         let Some(pod) = pod else {
@@ -200,7 +200,7 @@ impl Tunnel {
         Ok(Requested { tunnel: self, world, pod, stream, record, application })
     }
 
-    fn facts(&self, world: &World, pod: Option<&Pod>, stream: &InboundStream) -> ConnectionFacts {
+    fn facts(&self, world: &World, pod: Option<&Arc<Pod>>, stream: &InboundStream) -> ConnectionFacts {
         // The world's record only if it agrees with the identity that was proven.
         let known = world.pod_by_ip(self.peer.ip()).filter(|pod| pod.identity == self.source);
         let source = match known {

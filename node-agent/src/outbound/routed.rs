@@ -44,7 +44,7 @@ impl Routed {
         let Self { accepted, world, pod, mut record, way } = self;
         match way {
             Way::Plain(plain) => {
-                describe(&mut record, "plain", plain.pod.as_deref(), &world, plain.service);
+                describe(&mut record, "plain", plain.pod.as_ref(), &world, plain.service);
                 Direct { accepted, record, to: plain.destination }.open().await.map(Opened::direct)
             }
             Way::Own(own) => {
@@ -88,7 +88,7 @@ impl Opened {
 fn describe(
     record: &mut ConnectionRecord,
     route: &'static str,
-    destination: Option<&Pod>,
+    destination: Option<&Arc<Pod>>,
     world: &World,
     service: Option<ServiceRef>,
 ) {

@@ -1,6 +1,9 @@
 //! What is known of a connection's ends, independent of where it came from.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
@@ -8,6 +11,12 @@ use warren_core::audit::{Direction, Party};
 use warren_core::identity::SpiffeId;
 use warren_core::tunnel::Baggage;
 use warren_core::world::{MeshConfig, Pod};
+
+/// Pods whose facts a worker keeps at hand.
+const MOST_KNOWN: usize = 16_384;
+
+/// The pod that facts are of, and the facts.
+type Known = (Weak<Pod>, Arc<WorkloadFacts>);
 
 /// One end of a connection, for logs, audit and metric labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,8 +44,31 @@ pub struct WorkloadFacts {
 }
 
 impl WorkloadFacts {
-    /// Of a pod of the world.
-    pub fn of(pod: &Pod, mesh: &MeshConfig) -> Self {
+    /// Of a pod of the world. Connections of one pod share them: a worker makes them once for each version of the pod.
+    pub fn of(pod: &Arc<Pod>, mesh: &MeshConfig) -> Arc<Self> {
+        thread_local! {
+            static KNOWN: RefCell<HashMap<*const Pod, Known>> = RefCell::default();
+        }
+        KNOWN.with_borrow_mut(|known| {
+            if let Some((of, facts)) = known.get(&Arc::as_ptr(pod))
+                && of.strong_count() > 0
+                && facts.cluster == mesh.cluster
+            {
+                return Arc::clone(facts);
+            }
+            if known.len() >= MOST_KNOWN {
+                known.retain(|_, (of, _)| of.strong_count() > 0);
+            }
+            if known.len() >= MOST_KNOWN {
+                known.clear();
+            }
+            let facts = Arc::new(Self::read(pod, mesh));
+            known.insert(Arc::as_ptr(pod), (Arc::downgrade(pod), Arc::clone(&facts)));
+            facts
+        })
+    }
+
+    fn read(pod: &Pod, mesh: &MeshConfig) -> Self {
         let label = |key: &str| pod.labels.get(key).cloned().unwrap_or_default();
         Self {
             pod: pod.name.clone(),
@@ -54,9 +86,9 @@ impl WorkloadFacts {
 
     /// Of a peer outside the world, as it describes itself, with the identity
     /// it proved.
-    pub fn of_peer(baggage: &Baggage, identity: &SpiffeId) -> Self {
+    pub fn of_peer(baggage: &Baggage, identity: &SpiffeId) -> Arc<Self> {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        Self {
+        Arc::new(Self {
             namespace: identity.namespace().into(),
             service_account: identity.service_account().into(),
             workload: baggage.workload.as_ref().map(|w| w.name.clone()).unwrap_or_default(),
@@ -65,7 +97,7 @@ impl WorkloadFacts {
             cluster: text(&baggage.cluster),
             identity: Some(identity.clone()),
             ..Self::default()
-        }
+        })
     }
 
     pub(super) fn party(facts: Option<&Self>, address: SocketAddr) -> Party {
@@ -99,9 +131,9 @@ pub struct ConnectionFacts {
     /// Which end this agent is.
     pub direction: Direction,
     /// The source, if known.
-    pub source: Option<WorkloadFacts>,
+    pub source: Option<Arc<WorkloadFacts>>,
     /// The destination, if known.
-    pub destination: Option<WorkloadFacts>,
+    pub destination: Option<Arc<WorkloadFacts>>,
     /// Address of the source.
     pub src_addr: SocketAddr,
     /// Address the source asked for; inbound over HBONE: the dialled pod

@@ -49,7 +49,7 @@ fn known(text: Option<&str>) -> String {
 impl TcpLabels {
     /// Labels of a connection; `mtls` holds the proven identities.
     pub(super) fn of(facts: &ConnectionFacts, mtls: Option<(&SpiffeId, &SpiffeId)>, flag: ResponseFlag) -> Self {
-        let (src, dst) = (facts.source.as_ref(), facts.destination.as_ref());
+        let (src, dst) = (facts.source.as_deref(), facts.destination.as_deref());
         let field = |of: Option<&WorkloadFacts>, pick: fn(&WorkloadFacts) -> &String| {
             known(of.map(|facts| pick(facts).as_str()))
         };

@@ -159,12 +159,12 @@ impl Record {
     }
 
     /// The source became known.
-    pub fn set_source(&mut self, source: WorkloadFacts) {
+    pub fn set_source(&mut self, source: Arc<WorkloadFacts>) {
         self.facts.source = Some(source);
     }
 
     /// The destination became known.
-    pub fn set_destination(&mut self, destination: WorkloadFacts) {
+    pub fn set_destination(&mut self, destination: Arc<WorkloadFacts>) {
         self.facts.destination = Some(destination);
     }
 
@@ -280,7 +280,7 @@ impl Record {
         let text = |of: Option<&WorkloadFacts>, pick: fn(&WorkloadFacts) -> &String| {
             of.map(|facts| pick(facts).clone()).unwrap_or_default()
         };
-        let (src, dst) = (self.facts.source.as_ref(), self.facts.destination.as_ref());
+        let (src, dst) = (self.facts.source.as_deref(), self.facts.destination.as_deref());
         let mtls = self.mtls.as_ref();
         let (request, response) = request_response(self.facts.direction, &self.bytes);
         let duration = format!("{}ms", self.started.elapsed().as_millis());
@@ -322,7 +322,7 @@ impl Record {
         let config = self.telemetry.config();
         let facts = &self.facts;
         let mtls = self.mtls.as_ref();
-        let world_identity = |of: &Option<WorkloadFacts>| of.as_ref()?.identity.clone();
+        let world_identity = |of: &Option<Arc<WorkloadFacts>>| of.as_ref()?.identity.clone();
         let (request, response) = request_response(facts.direction, &self.bytes);
         let opened = self.latency.is_some();
         AuditEvent {
@@ -339,8 +339,8 @@ impl Record {
             destination_identity: mtls
                 .map(|mtls| mtls.destination.clone())
                 .or_else(|| world_identity(&facts.destination)),
-            source: WorkloadFacts::party(facts.source.as_ref(), facts.src_addr),
-            destination: WorkloadFacts::party(facts.destination.as_ref(), self.application.unwrap_or(facts.dst_addr)),
+            source: WorkloadFacts::party(facts.source.as_deref(), facts.src_addr),
+            destination: WorkloadFacts::party(facts.destination.as_deref(), self.application.unwrap_or(facts.dst_addr)),
             destination_service: facts
                 .service
                 .as_ref()

@@ -36,8 +36,8 @@ impl Evidence {
     }
 }
 
-fn workload(sa: &str) -> WorkloadFacts {
-    WorkloadFacts {
+fn workload(sa: &str) -> Arc<WorkloadFacts> {
+    Arc::new(WorkloadFacts {
         pod: format!("{sa}-1"),
         namespace: "ns".into(),
         service_account: sa.into(),
@@ -48,7 +48,7 @@ fn workload(sa: &str) -> WorkloadFacts {
         version: "v1".into(),
         cluster: "Kubernetes".into(),
         identity: Some(id(sa)),
-    }
+    })
 }
 
 fn inbound(telemetry: &Arc<Telemetry>) -> ConnectionRecord {
@@ -306,7 +306,8 @@ fn label_sets_are_bounded() {
     let evidence = evidence();
     for n in 0..5000 {
         let mut record = inbound(&evidence.telemetry);
-        record.set_source(WorkloadFacts { workload: format!("w{n}"), ..workload("client") });
+        let source = WorkloadFacts { workload: format!("w{n}"), ..WorkloadFacts::clone(&workload("client")) };
+        record.set_source(Arc::new(source));
         record.fail(ResponseFlag::Connect, "x");
     }
     let metrics = evidence.metrics();
