@@ -95,6 +95,10 @@ pub(crate) struct AgentArgs {
     /// Send no client bytes before a peer's 200, to any peer.
     #[arg(long)]
     pub(crate) no_early_data: bool,
+    /// How connections between two pods of this node are carried: by the kernel, from socket to socket, where its
+    /// self-test passes, or in mutual TLS like all others.
+    #[arg(long, value_enum, default_value_t = SameNode::Kernel)]
+    pub(crate) same_node: SameNode,
     /// How often the auditor compares the kernel with the world.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) audit_interval: Duration,
@@ -104,6 +108,15 @@ pub(crate) struct AgentArgs {
     /// Write logs as JSON.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// How connections between pods of one node are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SameNode {
+    /// By the kernel, without TLS, past every shared network; in TLS where that cannot be.
+    Kernel,
+    /// In mutual TLS.
+    Tunnel,
 }
 
 /// `warren agent cleanup`

@@ -7,7 +7,7 @@ use std::time::Duration;
 use warren_core::identity::TrustDomain;
 
 use crate::capture::Mark;
-use crate::cli::AgentArgs;
+use crate::cli::{AgentArgs, SameNode};
 
 /// Trust domain of a mesh that names none.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -72,6 +72,7 @@ pub(crate) struct Config {
     pub(crate) route_table: u32,
     pub(crate) workers: usize,
     pub(crate) early_data: EarlyData,
+    pub(crate) same_node: SameNode,
     pub(crate) audit_interval: Duration,
 }
 
@@ -103,6 +104,7 @@ impl Config {
             drain: args.drain,
             mark: args.mark,
             route_table: args.route_table,
+            same_node: args.same_node,
             audit_interval: args.audit_interval,
         })
     }

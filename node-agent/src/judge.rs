@@ -1,7 +1,10 @@
 //! Judging registered connections: when they come, and again after the world changed, ending those that it no longer
 //! allows.
 
+use std::net::{IpAddr, SocketAddr};
+
 use warren_core::policy::{Connection, Denial, Permit};
+use warren_core::route;
 use warren_core::world::{Pod, World};
 use warren_mesh::live::CancelReason;
 use warren_mesh::telemetry::Direction;
@@ -28,6 +31,20 @@ fn verdict(world: &World, connection: &LiveConnection) -> Option<CancelReason> {
         return None;
     }
     decide(world, pod, connection).err().map(|denial| cancelled_by(&denial))
+}
+
+/// Decides, before there is one, on connections from a pod to another of the same node. The kernel knows both by their
+/// network namespaces, so that they count as proven; what it answers is asked again for each connection that comes.
+pub(crate) fn decide_near(world: &World, source: &Pod, source_ip: IpAddr, destination: SocketAddr) -> Option<Permit> {
+    let pod = route::near(world, source, destination)?;
+    let connection = Connection {
+        source: Some(&source.identity),
+        source_ip,
+        destination: pod,
+        destination_ip: destination.ip(),
+        destination_port: destination.port(),
+    };
+    world.policy().decide(&connection).ok()
 }
 
 /// Decides on a registered inbound connection: the first time and every time after, so that both ask the same.

@@ -45,6 +45,8 @@ pub struct Event {
     pub cookie: u64,
     /// Cookie of the socket, or 0.
     pub socket: u64,
+    /// Cookie of the other end's network namespace, if the kernel vouches for it, or 0.
+    pub peer: u64,
     /// The pod's end.
     pub local: Endpoint,
     /// The other end.
@@ -67,6 +69,12 @@ pub enum EventKind {
     FlowClosed = 3,
     /// A connection to a captured destination was refused at `connect`.
     ConnectRefused = 4,
+    /// An application has opened a connection that takes the short way within the node.
+    FlowDialled = 5,
+    /// Such a connection was not answered.
+    FlowFailed = 6,
+    /// A connection to a pod of this node has no verdict.
+    VerdictWanted = 7,
 }
 
 impl EventKind {
@@ -78,6 +86,9 @@ impl EventKind {
             2 => Some(Self::FlowOpened),
             3 => Some(Self::FlowClosed),
             4 => Some(Self::ConnectRefused),
+            5 => Some(Self::FlowDialled),
+            6 => Some(Self::FlowFailed),
+            7 => Some(Self::VerdictWanted),
             _ => None,
         }
     }
@@ -141,17 +152,15 @@ mod tests {
     #[test]
     fn layout_has_no_padding() {
         assert_eq!(size_of::<Endpoint>(), 24);
-        assert_eq!(size_of::<Event>(), 88);
-        assert_eq!(offset_of!(Event, local), 24);
-        assert_eq!(offset_of!(Event, received), 72);
+        assert_eq!(size_of::<Event>(), 96);
+        assert_eq!(offset_of!(Event, local), 32);
+        assert_eq!(offset_of!(Event, received), 80);
     }
 
     #[test]
     fn codes_decode_to_what_they_were() {
-        for kind in
-            [EventKind::PlaintextRefused, EventKind::FlowOpened, EventKind::FlowClosed, EventKind::ConnectRefused]
-        {
-            assert_eq!(EventKind::from_code(kind as u32), Some(kind));
+        for code in 1..=7 {
+            assert_eq!(EventKind::from_code(code).map(|kind| kind as u32), Some(code));
         }
         for code in 1..=6 {
             assert_eq!(RefusalReason::from_code(code).map(|reason| reason as u32), Some(code));

@@ -8,14 +8,18 @@ mod event;
 mod listener;
 mod node;
 mod pod;
+mod same_node;
 
 pub use event::{Endpoint, Event, EventKind, RefusalReason};
 pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_slot};
 pub use node::{Captured, Config, ExactKey, OwnKey, PodEntry};
 pub use pod::{PodConfig, PortVerdict};
+pub use same_node::{
+    Admission, MAX_WAYS, NearDestination, NearSource, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey, WayState, Wire,
+};
 
 /// Number of this contract. Pinned maps of another number are never opened.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Interface index of `lo`, the same in every network namespace.
 pub const LOOPBACK_IFINDEX: u32 = 1;
@@ -70,8 +74,21 @@ pub mod map {
     /// A pod's [`PodConfig`](crate::PodConfig), one entry.
     pub const POD_CONFIG: &str = "POD_CONFIG";
 
+    /// Sources of the short way: netns cookie → [`NearSource`](crate::NearSource).
+    pub const NEAR_SOURCES: &str = "NEAR_SOURCES";
+    /// Destinations of the short way: address → [`NearDestination`](crate::NearDestination).
+    pub const NEAR_DESTINATIONS: &str = "NEAR_DESTINATIONS";
+    /// Who may take the short way: [`VerdictKey`](crate::VerdictKey) → [`Verdict`](crate::Verdict).
+    pub const NEAR_VERDICTS: &str = "NEAR_VERDICTS";
+    /// Directions of admitted connections: [`WayKey`](crate::WayKey) → [`Way`](crate::Way).
+    pub const WAYS: &str = "WAYS";
+    /// Directions whose sender has closed, the latest of them.
+    pub const PAST_WAYS: &str = "PAST_WAYS";
+    /// What `connect` found out: socket storage, [`Admission`](crate::Admission).
+    pub const ADMISSIONS: &str = "ADMISSIONS";
+
     /// The maps that pod objects share with the node object.
-    pub const SHARED: [&str; 5] = [OWN, CONFIG, HEARTBEAT, EVENTS, STATS];
+    pub const SHARED: [&str; 8] = [OWN, CONFIG, HEARTBEAT, EVENTS, STATS, NEAR_VERDICTS, WAYS, PAST_WAYS];
 }
 
 /// Names of the programs in the objects.
@@ -92,6 +109,10 @@ pub mod program {
     pub const LOOKUP: &str = "warren_lookup";
     /// The gate on a pod's `lo`.
     pub const GATE: &str = "warren_gate";
+    /// What a pod sends, on its link's end in the agent's namespace.
+    pub const WIRE_FROM: &str = "warren_wire_from";
+    /// What a pod is sent, on its link's end in the agent's namespace.
+    pub const WIRE_TO: &str = "warren_wire_to";
 }
 
 /// Indexes of the counters in [`map::STATS`].
@@ -116,8 +137,15 @@ pub mod stat {
     pub const NO_LISTENER: u32 = 8;
     /// Events lost because the ring buffer was full.
     pub const EVENTS_LOST: u32 = 9;
+    /// Connections that took the short way within the node.
+    pub const ADMITTED: u32 = 10;
+    /// Connections that were to take it, but were led into the agent after all.
+    pub const DIVERTED: u32 = 11;
+    /// Packets dropped because they claimed to be of an admitted connection, or would have left for a neighbour in
+    /// clear.
+    pub const WIRE_DROPPED: u32 = 12;
     /// Number of counters.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 13;
 }
 
 /// A type whose every bit pattern is valid and which has no padding.

@@ -78,13 +78,27 @@ pub struct Config {
     mask: u32,
     reserved: u32,
     away_wait_ns: u64,
+    generation: u64,
 }
 
 impl Config {
     /// Mark and mask of captured sockets; how long, in nanoseconds, an agent may be away before connections are refused.
     #[must_use]
     pub const fn new(mark: u32, mask: u32, away_wait_ns: u64) -> Self {
-        Self { abi: ABI_VERSION, mark, mask, reserved: 0, away_wait_ns }
+        Self { abi: ABI_VERSION, mark, mask, reserved: 0, away_wait_ns, generation: 0 }
+    }
+
+    /// The same, with the generation of verdicts that is good; 0 is none.
+    #[must_use]
+    pub const fn with_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// Whether verdicts of this generation are good.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_current(&self, generation: u64) -> bool {
+        self.generation != 0 && self.generation == generation
     }
 
     /// Whether this was written by a daemon of the same contract.
@@ -175,8 +189,16 @@ mod tests {
         assert_eq!(size_of::<PodEntry>(), 4);
         assert_eq!((size_of::<OwnKey>(), offset_of!(OwnKey, ip)), (24, 8));
         assert_eq!((size_of::<ExactKey>(), offset_of!(ExactKey, port)), (18, 16));
-        assert_eq!((size_of::<Config>(), offset_of!(Config, away_wait_ns)), (24, 16));
+        assert_eq!((size_of::<Config>(), offset_of!(Config, generation)), (32, 24));
         assert_eq!(size_of::<Captured>(), 8);
+    }
+
+    #[test]
+    fn no_generation_is_never_good() {
+        let config = Config::new(1, 1, 0);
+        assert!(!config.is_current(0));
+        assert!(config.with_generation(5).is_current(5));
+        assert!(!config.with_generation(5).is_current(4));
     }
 
     #[test]

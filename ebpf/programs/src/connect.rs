@@ -12,6 +12,7 @@ use warren_ebpf_abi::{
 
 use crate::address::{as_v4, from_v4, from_v6, is_loopback};
 use crate::event::emit;
+use crate::near::{self, ADMISSIONS, Near};
 use crate::node_maps::{CAPTURE_EXACT, CAPTURE4, CAPTURE6, CAPTURED, EXEMPT, pod};
 use crate::shared_maps::{agent_is_away, config, is_own};
 use crate::socket::{SO_BINDTOIFINDEX, SO_MARK, is_tcp, netns_cookie, set_option};
@@ -27,9 +28,13 @@ enum Outcome {
     Undone,
     /// It will reach the agent.
     Captured,
+    /// It takes the short way to another pod of this node; counted when that is certain.
+    Near,
 }
 
 struct Target {
+    /// The address the socket is bound to, if any.
+    bound: [u8; 16],
     ip: [u8; 16],
     port: u16,
 }
@@ -41,7 +46,9 @@ pub fn warren_connect4(context: SockAddrContext) -> i32 {
     if !is_tcp(address) {
         return 1;
     }
-    decide(&context, address, from_v4(address.user_ip4))
+    // SAFETY: the union has one member that programs may read, and the verifier knows it as a socket.
+    let bound = from_v4(unsafe { (*address.__bindgen_anon_1.sk).src_ip4 });
+    decide(&context, address, bound, from_v4(address.user_ip4))
 }
 
 #[cgroup_sock_addr(connect6)]
@@ -52,15 +59,18 @@ pub fn warren_connect6(context: SockAddrContext) -> i32 {
         return 1;
     }
     let words = [address.user_ip6[0], address.user_ip6[1], address.user_ip6[2], address.user_ip6[3]];
-    decide(&context, address, from_v6(words))
+    // SAFETY: as above.
+    let bound = unsafe { (*address.__bindgen_anon_1.sk).src_ip6 };
+    let bound = from_v6([bound[0], bound[1], bound[2], bound[3]]);
+    decide(&context, address, bound, from_v6(words))
 }
 
 #[inline(always)]
-fn decide(context: &SockAddrContext, address: &bpf_sock_addr, ip: [u8; 16]) -> i32 {
-    let target = Target { ip, port: u16::from_be(address.user_port as u16) };
+fn decide(context: &SockAddrContext, address: &bpf_sock_addr, bound: [u8; 16], ip: [u8; 16]) -> i32 {
+    let target = Target { bound, ip, port: u16::from_be(address.user_port as u16) };
     let cookie = netns_cookie(context.sock_addr.cast());
     match handle(context, address, cookie, &target) {
-        Ok(Outcome::Untouched) => 1,
+        Ok(Outcome::Untouched | Outcome::Near) => 1,
         Ok(Outcome::Passed) => allow(stat::PASSED),
         Ok(Outcome::Undone) => allow(stat::UNDONE),
         Ok(Outcome::Captured) => allow(stat::CAPTURED),
@@ -83,12 +93,48 @@ fn handle(
     }
     let config = config().ok_or(RefusalReason::NotConfigured)?;
     if !is_captured(pod, cookie, target) {
+        ADMISSIONS.remove(socket);
         return release(context, socket, config);
     }
+    // Nobody would withdraw a verdict then.
     if agent_is_away(config) {
         return Err(RefusalReason::AgentAway);
     }
+    if goes_near(context, socket, config, cookie, target) {
+        return Ok(Outcome::Near);
+    }
+    ADMISSIONS.remove(socket);
     capture(context, socket, config)
+}
+
+/// Takes the short way if there is a verdict for it, and asks for one if there is none.
+#[inline(always)]
+fn goes_near(
+    context: &SockAddrContext,
+    socket: *mut bpf_sock,
+    config: &Config,
+    cookie: u64,
+    target: &Target,
+) -> bool {
+    match near::find(cookie, target.bound, target.ip, target.port) {
+        Near::No => false,
+        Near::Undecided(verdict) => {
+            emit(Event {
+                kind: EventKind::VerdictWanted as u32,
+                reason: 0,
+                cookie,
+                socket: 0,
+                peer: verdict.destination(),
+                local: Endpoint::new(verdict.way(0).from(), 0),
+                remote: Endpoint::new(target.ip, target.port),
+                received: 0,
+                sent: 0,
+            });
+            false
+        }
+        // A socket that was captured before and cannot be released stays captured.
+        Near::Admitted(admission) => near::remember(socket, admission) && release(context, socket, config).is_ok(),
+    }
 }
 
 #[inline(always)]
@@ -160,6 +206,7 @@ fn refuse(cookie: u64, target: &Target, reason: RefusalReason) -> i32 {
         reason: reason as u32,
         cookie,
         socket: 0,
+        peer: 0,
         local: Endpoint::NONE,
         remote: Endpoint::new(target.ip, target.port),
         received: 0,

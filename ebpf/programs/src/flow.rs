@@ -1,15 +1,18 @@
-//! Plaintext that applications of enrolled pods accept without the agent: its beginning, its end, its bytes.
+//! Connections of enrolled pods that run without the agent, in clear or by the short way within the node: their
+//! beginning, their end, their bytes.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use warren_ebpf_abi::{Endpoint, Event, EventKind};
+use warren_ebpf_abi::{Endpoint, Event, EventKind, WayKey};
 
 use crate::address::{either, is_loopback};
 use crate::event::emit;
+use crate::near::{self, ADMISSIONS};
 use crate::node_maps::{EXEMPT, pod};
 use crate::shared_maps::{config, is_own};
 use crate::socket::netns_cookie;
@@ -17,9 +20,12 @@ use crate::socket::netns_cookie;
 /// `AF_INET`.
 const INET: u32 = 2;
 
+// Each case is a function of its own: the stack of one program would not do for all of them.
 #[sock_ops]
 pub fn warren_flows(context: SockOpsContext) -> u32 {
     match context.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => dialling(&context),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(&context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => opened(&context),
         BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_CLOSE => closed(&context),
         _ => {}
@@ -27,16 +33,35 @@ pub fn warren_flows(context: SockOpsContext) -> u32 {
     1
 }
 
-#[inline(always)]
+#[inline(never)]
+fn dialling(context: &SockOpsContext) {
+    let Some(socket) = admitted_socket(context) else { return };
+    let key = leaving(&describe(context, EventKind::FlowDialled, 0));
+    near::dialling(context, socket, &key, socket_cookie(context));
+}
+
+#[inline(never)]
+fn dialled(context: &SockOpsContext) {
+    let Some(socket) = admitted_socket(context) else { return };
+    let Some(admission) = ADMISSIONS.get(socket) else { return };
+    // SAFETY: the value belongs to the locked socket.
+    let verdict = unsafe { &admission.as_ref().verdict };
+    let mut event = describe(context, EventKind::FlowDialled, verdict.source());
+    event.peer = verdict.destination();
+    emit(event);
+}
+
+#[inline(never)]
 fn opened(context: &SockOpsContext) {
     let cookie = netns_cookie(context.ops.cast());
     if pod(cookie).is_none() || is_the_agents(context) {
         return;
     }
-    let event = describe(context, EventKind::FlowOpened, cookie);
+    let mut event = describe(context, EventKind::FlowOpened, cookie);
     if is_loopback(&event.remote.ip()) || is_own(cookie, event.remote.ip()) {
         return;
     }
+    event.peer = near::accepted(&leaving(&event).back(), cookie, event.socket).unwrap_or(0);
     // Only a flow whose end will be seen is worth reporting.
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     if context.set_cb_flags(flags as i32).is_ok() {
@@ -44,12 +69,37 @@ fn opened(context: &SockOpsContext) {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn closed(context: &SockOpsContext) {
     let cookie = netns_cookie(context.ops.cast());
-    if pod(cookie).is_some() {
-        emit(describe(context, EventKind::FlowClosed, cookie));
+    let mut event = describe(context, EventKind::FlowClosed, cookie);
+    event.peer = near::closed(&leaving(&event), event.socket).unwrap_or(0);
+    if context.arg(0) == BPF_TCP_SYN_SENT {
+        event.kind = EventKind::FlowFailed as u32;
     }
+    if pod(cookie).is_some() {
+        emit(event);
+    }
+}
+
+/// What the packets that a socket sends bear.
+#[inline(always)]
+fn leaving(event: &Event) -> WayKey {
+    WayKey::new(event.local.ip(), event.local.port(), event.remote.ip(), event.remote.port())
+}
+
+/// The context's socket, if `connect` admitted it.
+#[inline(always)]
+fn admitted_socket(context: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
+    if socket.is_null() || ADMISSIONS.get(socket).is_none() { None } else { Some(socket) }
+}
+
+#[inline(always)]
+fn socket_cookie(context: &SockOpsContext) -> u64 {
+    // SAFETY: the helper reads the context's socket.
+    unsafe { bpf_get_socket_cookie(context.ops.cast()) }
 }
 
 /// Whether the connection was accepted by the agent, or by the application from the agent (it bears the mark).
@@ -76,8 +126,8 @@ fn describe(context: &SockOpsContext, kind: EventKind, cookie: u64) -> Event {
         kind: kind as u32,
         reason: 0,
         cookie,
-        // SAFETY: the helper reads the context's socket.
-        socket: unsafe { bpf_get_socket_cookie(context.ops.cast()) },
+        socket: socket_cookie(context),
+        peer: 0,
         local: Endpoint::new(local, ops.local_port as u16),
         remote: Endpoint::new(remote, u32::from_be(ops.remote_port) as u16),
         received: ops.bytes_received,

@@ -7,10 +7,11 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use warren_ebpf_abi::{
     Endpoint, Event, EventKind, Family, HBONE_PORT, LOOPBACK_IFINDEX, ListenerKind, PodConfig, PortVerdict,
-    is_self_test, listener_slot, stat,
+    WayKey, is_self_test, listener_slot, stat,
 };
 
 use crate::address::{either, is_loopback};
+use crate::claim::{self, Claim};
 use crate::event::emit;
 use crate::pod_maps::{LISTENER_PORTS, LISTENERS, POD_CONFIG, VERDICTS};
 use crate::shared_maps::is_own;
@@ -27,6 +28,8 @@ enum Refusal {
     NoListener,
     /// Plaintext, by verdict.
     Plaintext,
+    /// A claim to be of an admitted connection does not hold.
+    Void,
 }
 
 struct Packet {
@@ -36,6 +39,7 @@ struct Packet {
     local_port: u16,
     remote_port: u16,
     on_loopback: bool,
+    interface: u32,
 }
 
 #[sk_lookup]
@@ -53,6 +57,7 @@ pub fn warren_lookup(context: SkLookupContext) -> u32 {
             count(stat::NO_LISTENER);
             sk_action::SK_DROP
         }
+        Err(Refusal::Void) => sk_action::SK_DROP,
         Err(Refusal::Plaintext) => {
             count(stat::PLAINTEXT_REFUSED);
             report(config, &packet);
@@ -79,6 +84,12 @@ fn choose(context: &SkLookupContext, config: &PodConfig, packet: &Packet) -> Res
     }
     if packet.local_port == HBONE_PORT {
         return assign(context, config, packet, ListenerKind::Hbone);
+    }
+    let key = WayKey::new(packet.remote, packet.remote_port, packet.local, packet.local_port);
+    match claim::judge(&key, config.cookie(), packet.interface) {
+        Claim::Good => return Ok(()),
+        Claim::Void => return Err(Refusal::Void),
+        Claim::None => {}
     }
     match verdict(config, packet.local_port) {
         PortVerdict::Pass => Ok(()),
@@ -128,6 +139,7 @@ fn report(config: &PodConfig, packet: &Packet) {
         reason: 0,
         cookie: config.cookie(),
         socket: 0,
+        peer: 0,
         local: Endpoint::new(packet.local, packet.local_port),
         remote: Endpoint::new(packet.remote, packet.remote_port),
         received: 0,
@@ -149,6 +161,7 @@ impl Packet {
             local_port: lookup.local_port as u16,
             remote_port: u16::from_be(lookup.remote_port),
             on_loopback: lookup.ingress_ifindex == LOOPBACK_IFINDEX,
+            interface: lookup.ingress_ifindex,
         }
     }
 }

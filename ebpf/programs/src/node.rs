@@ -1,6 +1,7 @@
-//! The programs of a node: attached once, at the root of the cgroup v2 hierarchy.
+//! The programs of a node, loaded once.
 //!
-//! They see every socket of the node and act only on those whose network namespace belongs to an enrolled pod.
+//! Those at the root of the cgroup v2 hierarchy see every socket of the node and act only on those whose network
+//! namespace belongs to an enrolled pod; those on links are attached to enrolled pods' links alone.
 #![no_std]
 #![no_main]
 
@@ -9,10 +10,14 @@ mod bind;
 mod connect;
 mod event;
 mod flow;
+mod frame;
 mod license;
+mod near;
+mod near_maps;
 mod node_maps;
 mod option;
 mod shared_maps;
 mod socket;
 mod stats;
 mod storage;
+mod wire;

@@ -3,10 +3,12 @@
 #![no_main]
 
 mod address;
+mod claim;
 mod event;
 mod gate;
 mod license;
 mod lookup;
+mod near_maps;
 mod pod_maps;
 mod shared_maps;
 mod sockmap;

@@ -76,6 +76,11 @@ pub struct AuditEvent {
     pub path: Option<String>,
     /// Whether both ends proved their identity by TLS.
     pub mtls: bool,
+    /// What vouches for the identities: `tls`, or `kernel` where both ends are
+    /// pods of one node, known by their network namespaces, and the bytes ran
+    /// between them without TLS. Absent in plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authenticated_by: Option<String>,
     /// Issuer of the peer's SVID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
@@ -209,6 +214,7 @@ mod tests {
             method: None,
             path: None,
             mtls: true,
+            authenticated_by: Some("tls".into()),
             issuer: None,
             trust_domain: None,
             policy: Some("ledger/default-deny-ledger".into()),

@@ -132,6 +132,20 @@ pub fn outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Rou
     }
 }
 
+/// The pod that a connection of `source` to `dst` may reach by the kernel
+/// alone: it is of the mesh and of the same node, and dialled by its own
+/// address. A service goes through the agent, which balances.
+pub fn near<'a>(world: &'a World, source: &Pod, dst: SocketAddr) -> Option<&'a Arc<Pod>> {
+    match outbound(world, source, OriginalDst(dst), 0) {
+        Route::Tunnel(TunnelRoute { destination, authority, service: None, .. })
+            if authority == canonical_addr(dst) && destination.node == source.node =>
+        {
+            world.pod(&destination.uid)
+        }
+        _ => None,
+    }
+}
+
 fn try_outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Result<Route, RouteDenied> {
     if world.pod(&source.uid).is_none() {
         return Err(RouteDenied::SourceUnknown);

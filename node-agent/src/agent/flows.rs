@@ -1,14 +1,15 @@
-//! Connections in clear that run between a pod's own sockets, without the agent: those the kernel lets in because the
-//! pod is PERMISSIVE and has no policies, and those older than the pod's enrolment.
+//! Connections that run between pods' own sockets, without the agent: those between pods of this node that the kernel
+//! vouches for, those in clear that it lets in because the pod is PERMISSIVE and has no policies, and those older than
+//! the pod's enrolment.
 //!
 //! They are recorded, listed and judged like all others; what ends one is not a closed socket of ours but the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use warren_core::identity::PodUid;
+use warren_core::identity::{PodUid, SpiffeId};
 use warren_core::policy::Connection;
 use warren_core::route::is_own_port;
 use warren_core::world::Pod;
@@ -16,7 +17,7 @@ use warren_mesh::copy::{CopyEnd, CopyOutcome};
 use warren_mesh::live::{Cancel, CancelReason, LiveGuard};
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
-use crate::capture::KernelEvent;
+use crate::capture::{KernelEvent, NearEnd};
 use crate::judge::{cancelled_by, decide};
 use crate::shared::{LiveConnection, LocalPod, Shared, Transport};
 use crate::sys::sock_diag::{self, TcpConnection};
@@ -42,6 +43,8 @@ struct Seen {
     local: SocketAddr,
     direction: Direction,
     transport: Transport,
+    /// The pod at the other end, if the kernel vouches for it.
+    attested: Option<Arc<Pod>>,
 }
 
 impl KernelFlows {
@@ -50,8 +53,14 @@ impl KernelFlows {
         Self { shared, flows: BTreeMap::new() }
     }
 
-    /// Takes in what a pod had open in clear when it was enrolled.
-    pub(crate) fn adopt(&mut self, pod: &Arc<Pod>, local: &Arc<LocalPod>) {
+    /// Takes in what a pod had open without the agent when it was enrolled. `near` says whether a connection is one that
+    /// an earlier agent admitted, and to which pod its other end belongs.
+    pub(crate) fn adopt(
+        &mut self,
+        pod: &Arc<Pod>,
+        local: &Arc<LocalPod>,
+        near: impl Fn(&TcpConnection) -> Option<(NearEnd, Option<Arc<Pod>>)>,
+    ) {
         let found = local.netns.enter(|| Ok((sock_diag::tcp_connections()?, sock_diag::listening_ports()?)));
         let (connections, listening) = match found.and_then(|found: std::io::Result<_>| found) {
             Ok(found) => found,
@@ -63,16 +72,18 @@ impl KernelFlows {
             if !self.is_clear_text(&connection) {
                 continue;
             }
-            let direction = match listening.contains(&connection.local.port()) {
-                true => Direction::Inbound,
-                false => Direction::Outbound,
+            let near = near(&connection);
+            let dialled = match &near {
+                Some((end, _)) => end.dialled,
+                None => !listening.contains(&connection.local.port()),
             };
             let seen = Seen {
                 socket: connection.cookie,
                 peer: connection.remote,
                 local: connection.local,
-                direction,
-                transport: Transport::PreEnrolment,
+                direction: if dialled { Direction::Outbound } else { Direction::Inbound },
+                transport: if near.is_some() { Transport::Kernel } else { Transport::PreEnrolment },
+                attested: near.and_then(|(_, peer)| peer),
             };
             self.open(pod, local, seen);
         }
@@ -89,14 +100,26 @@ impl KernelFlows {
             && !is_own_port(connection.remote.port())
     }
 
-    /// Takes in what the kernel tells of a pod.
-    pub(crate) fn event(&mut self, pod: &Arc<Pod>, local_pod: &Arc<LocalPod>, event: KernelEvent) {
+    /// Takes in what the kernel tells of a pod; `other` is the pod at the other end, if the kernel vouches for it.
+    pub(crate) fn event(
+        &mut self,
+        pod: &Arc<Pod>,
+        local_pod: &Arc<LocalPod>,
+        other: Option<Arc<Pod>>,
+        event: KernelEvent,
+    ) {
+        let transport = Transport::Kernel;
         match event {
             KernelEvent::FlowOpened { socket, peer, local, .. } => {
-                let (direction, transport) = (Direction::Inbound, Transport::Kernel);
-                self.open(pod, local_pod, Seen { socket, peer, local, direction, transport });
-                self.end_cancelled();
+                let direction = Direction::Inbound;
+                self.open(pod, local_pod, Seen { socket, peer, local, direction, transport, attested: other });
             }
+            KernelEvent::FlowDialled { socket, peer, local, .. } => {
+                let direction = Direction::Outbound;
+                self.open(pod, local_pod, Seen { socket, peer, local, direction, transport, attested: other });
+            }
+            KernelEvent::FlowFailed { peer, local, .. } => self.failed(pod, local, peer),
+            KernelEvent::VerdictWanted { .. } => {}
             KernelEvent::FlowClosed { socket, received, sent, .. } => {
                 self.close(&pod.uid, socket, received, sent);
             }
@@ -125,7 +148,7 @@ impl KernelFlows {
 
     /// Forgets flows that ended without the kernel telling, as those older than the enrolment do.
     pub(crate) fn prune(&mut self) {
-        let mut open: BTreeMap<PodUid, Vec<u64>> = BTreeMap::new();
+        let mut open: BTreeMap<PodUid, BTreeSet<u64>> = BTreeMap::new();
         for ((uid, _), flow) in &self.flows {
             if !open.contains_key(uid) {
                 let listed = flow.local.netns.enter(sock_diag::tcp_connections).and_then(|listed| listed);
@@ -168,14 +191,18 @@ impl KernelFlows {
         };
         let mut record = self.record(pod, seen.direction, source, destination);
         record.set_route(seen.transport.as_str());
+        let (source_identity, destination_identity) = identities(pod, &seen);
+        if let (Some(source), Some(destination)) = (&source_identity, &destination_identity) {
+            record.set_attested(source, destination);
+        }
         let (live, cancel) = self.shared.live.register(LiveConnection {
             pod: pod.uid.clone(),
             direction: seen.direction,
             transport: seen.transport,
             source,
             destination,
-            source_identity: None,
-            destination_identity: None,
+            source_identity,
+            destination_identity,
             policy: OnceLock::new(),
             opened: Instant::now(),
         });
@@ -190,14 +217,19 @@ impl KernelFlows {
     fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) {
         let world = self.shared.world.load();
         let LiveConnection { source, destination, .. } = **live.info();
+        let in_clear = live.info().source_identity.is_none();
         match decide(&world, world.pod(&pod.uid).unwrap_or(pod), live.info()) {
             Ok(permit) => {
                 record.set_policy(permit.policy());
                 let _ = live.info().policy.set(permit.policy().to_string());
-                self.shared.plaintext_seen(pod, source, destination, "pass");
+                if in_clear {
+                    self.shared.plaintext_seen(pod, source, destination, "pass");
+                }
             }
             Err(denial) => {
-                self.shared.plaintext_seen(pod, source, destination, "refused");
+                if in_clear {
+                    self.shared.plaintext_seen(pod, source, destination, "refused");
+                }
                 self.shared.live.cancel(live.id(), cancelled_by(&denial));
             }
         }
@@ -228,6 +260,12 @@ impl KernelFlows {
         let mut record = self.record(pod, Direction::Inbound, peer, local);
         record.set_route("kernel");
         record.deny(reason, policy);
+    }
+
+    fn failed(&self, pod: &Arc<Pod>, source: SocketAddr, destination: SocketAddr) {
+        let mut record = self.record(pod, Direction::Outbound, source, destination);
+        record.set_route("kernel");
+        record.fail(ResponseFlag::Connect, "the application does not answer");
     }
 
     fn connect_refused(&self, pod: &Arc<Pod>, destination: SocketAddr, reason: &str) {
@@ -261,6 +299,16 @@ impl KernelFlows {
             service: None,
         };
         ConnectionRecord::open(&self.shared.telemetry, facts)
+    }
+}
+
+/// Who is at the source and who at the destination, if the kernel vouches for both.
+fn identities(pod: &Pod, seen: &Seen) -> (Option<SpiffeId>, Option<SpiffeId>) {
+    let own = seen.attested.is_some().then(|| pod.identity.clone());
+    let other = seen.attested.as_ref().map(|other| other.identity.clone());
+    match seen.direction {
+        Direction::Inbound => (other, own),
+        Direction::Outbound => (own, other),
     }
 }
 

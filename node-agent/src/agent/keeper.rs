@@ -112,6 +112,11 @@ impl Keeper {
         Some((&one.pod, &one.local))
     }
 
+    /// The pods that are served and captured.
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Arc<LocalPod>> {
+        self.enrolled.values().filter(|one| !one.leaving).map(|one| &one.local)
+    }
+
     fn enrol(&mut self, want: DesiredPod, flows: &mut KernelFlows) {
         let uid = want.pod.uid.clone();
         // A pod that was leaving and is wanted again starts anew: its old rules and listeners go first.
@@ -155,7 +160,12 @@ impl Keeper {
         for (worker, listeners) in self.workers.iter().zip(enrolled.listeners) {
             worker.send(WorkerCommand::Serve { pod: local.clone(), listeners });
         }
-        flows.adopt(&want.pod, &local);
+        let world = self.shared.world.load();
+        flows.adopt(&want.pod, &local, |connection| {
+            let end = self.capture.near_end(connection.local, connection.remote, connection.cookie)?;
+            let peer = self.capture.recorded(end.peer).and_then(|uid| world.pod(&uid).cloned());
+            Some((end, peer))
+        });
         self.enrolled.insert(uid, Enrolled { pod: want.pod.clone(), local, desired: want, leaving: false });
     }
 

@@ -5,6 +5,7 @@ mod board;
 mod flows;
 mod gauges;
 mod keeper;
+mod near;
 mod pages;
 
 use std::io::Write as _;
@@ -26,9 +27,11 @@ use self::board::Board;
 use self::flows::KernelFlows;
 use self::gauges::{Gauges, KernelGauges};
 use self::keeper::Keeper;
+use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
 use crate::budget::Budget;
-use crate::capture::{CaptureConfig, CaptureError, Events, NodeCapture};
+use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
+use crate::cli::SameNode;
 use crate::config::{AuditLog, Config, socket_path};
 use crate::exit::{Exit, Fatal, chain};
 use crate::judge::judge_again;
@@ -79,11 +82,14 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
     let kernel = KernelGauges::register(telemetry.metrics());
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
+    let near = Near::start(shared.clone())
+        .map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
     let mut agent = Agent {
         config,
         defaults,
         files,
         flows: KernelFlows::new(shared.clone()),
+        near,
         shared,
         board,
         keeper,
@@ -104,6 +110,7 @@ struct Agent {
     shared: Arc<Shared>,
     board: Arc<Board>,
     flows: KernelFlows,
+    near: Near,
     keeper: Keeper,
     kernel: KernelGauges,
     /// The kernel refused the last world; it is offered again.
@@ -128,6 +135,7 @@ impl Agent {
                 _ = world.tick() => self.look_at_files(),
                 _ = audit.tick() => self.audit()?,
                 () = at(self.keeper.next_try()) => self.reconcile(),
+                done = self.near.next() => self.near.attached(done, &mut self.keeper),
                 event = events.next() => self.kernel_event(event.map_err(runtime)?),
             }
         }
@@ -154,7 +162,9 @@ impl Agent {
         self.unapplied = false;
         tracing::info!(generation = world.generation, pods = world.pods.len(), "world in force");
         self.shared.world.store(Arc::new(world));
+        self.near.judge_again(&mut self.keeper);
         self.keeper.reconcile(&mut self.flows);
+        self.near.attach(&self.keeper);
         let ended = judge_again(&self.shared);
         if ended > 0 {
             tracing::info!(ended, "live connections are no longer allowed");
@@ -223,13 +233,19 @@ impl Agent {
 
     fn reconcile(&mut self) {
         self.keeper.reconcile(&mut self.flows);
+        self.near.attach(&self.keeper);
         self.board.notes().pods = self.keeper.entries();
     }
 
-    fn kernel_event(&mut self, event: crate::capture::KernelEvent) {
+    fn kernel_event(&mut self, event: KernelEvent) {
+        if let KernelEvent::VerdictWanted { cookie, source, to, destination } = event {
+            let pair = NearPair { source: cookie, source_ip: source, destination: to, destination_addr: destination };
+            return self.near.wanted(pair, &mut self.keeper);
+        }
         let owner = self.keeper.by_cookie(event.cookie()).map(|(pod, local)| (pod.clone(), local.clone()));
+        let other = event.other().and_then(|cookie| self.keeper.by_cookie(cookie)).map(|(pod, _)| pod.clone());
         if let Some((pod, local)) = owner {
-            self.flows.event(&pod, &local, event);
+            self.flows.event(&pod, &local, other, event);
         }
     }
 
@@ -350,6 +366,7 @@ fn capture(config: &Config) -> Result<NodeCapture, Fatal> {
         away_wait: config.away_wait,
         workers: config.workers,
         route_table: config.route_table,
+        near: config.same_node == SameNode::Kernel,
         self_test_timeout: SELF_TEST,
     })
     .map_err(|error: CaptureError| Fatal::new(Exit::Capture, "capture", &error))

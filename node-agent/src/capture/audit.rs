@@ -69,6 +69,10 @@ impl NodeCapture {
     fn audit_pod(&mut self, uid: &PodUid, found: &mut impl FnMut(String, bool)) -> Result<(), CaptureError> {
         self.audit_plumbing(uid, found)?;
         self.audit_programs(uid, found)?;
+        if let Some(what) = self.audit_wire(uid)? {
+            // The keeper gives it another wire if it can; until then its connections go through the agent.
+            found(what, true);
+        }
         self.audit_maps(uid, found)
     }
 

@@ -197,12 +197,16 @@ pub(super) fn attached(target: &Target<'_>, attach_type: u32) -> Result<Vec<u32>
 
 /// Links a program to a cgroup or network namespace. aya gives no link of a `setsockopt` hook away.
 pub(super) fn link(program: BorrowedFd<'_>, target: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
-    let attr = LinkAttr {
-        program: program.as_raw_fd().cast_unsigned(),
-        target: target.as_raw_fd().cast_unsigned(),
-        attach_type,
-        flags: 0,
-    };
+    create_link(program, target.as_raw_fd().cast_unsigned(), attach_type)
+}
+
+/// Links a classifier to an interface of the namespace this thread is in, behind those that are there.
+pub(super) fn link_interface(program: BorrowedFd<'_>, interface: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    create_link(program, interface, attach_type)
+}
+
+fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    let attr = LinkAttr { program: program.as_raw_fd().cast_unsigned(), target, attach_type, flags: 0 };
     // SAFETY: `attr` is what the command takes.
     let fd = unsafe { syscall(LINK_CREATE, std::ptr::from_ref(&attr).cast_mut()) }?;
     // SAFETY: the kernel has just made this descriptor for us.

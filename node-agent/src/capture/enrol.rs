@@ -72,7 +72,7 @@ impl NodeCapture {
         let result = self.build(spec, &netns, &found, &plumbing, adopted);
         match result {
             Ok((object, listeners)) => {
-                let pod = Pod { netns: netns.clone(), ips: spec.ips.clone(), plumbing, object, capturing: true };
+                let pod = Pod { netns: netns.clone(), ips: spec.ips.clone(), plumbing, object, capturing: true, wire: None };
                 self.pods.insert(spec.uid.clone(), pod);
                 Ok(EnrolledPod { netns, listeners, adopted })
             }
@@ -164,7 +164,8 @@ impl NodeCapture {
         self.set_own(netns.cookie(), &found.own).at(EnrolStep::Register)?;
         let record = Record { uid: uid.to_string(), netns: netns.path().to_owned(), plumbing: plumbing.clone() };
         self.state.insert(netns.cookie(), record).at(EnrolStep::State)?;
-        netns.enter(|| plumbing.apply()).at(EnrolStep::Plumbing)?.at(EnrolStep::Plumbing)
+        netns.enter(|| plumbing.apply()).at(EnrolStep::Plumbing)?.at(EnrolStep::Plumbing)?;
+        self.rewire(uid).at(EnrolStep::Register)
     }
 
     /// Stops capturing new connections of a pod, and lets plaintext in. Connections that are open need rules and
@@ -174,6 +175,7 @@ impl NodeCapture {
         pod.capturing = false;
         pod.object.set_plan(&pass_all())?;
         let cookie = pod.netns.cookie();
+        self.near.close(cookie)?;
         Ok(self.set_entry(cookie, PodEntry::SELF_TEST)?)
     }
 
@@ -219,6 +221,11 @@ impl NodeCapture {
                 self.unregister(cookie)?;
             }
         }
+        for cookie in super::wire::pinned(&self.pins.wires()) {
+            if !self.state.pods().contains_key(&cookie) {
+                super::wire::detach(&self.pins.wires(), cookie);
+            }
+        }
         self.pins.remove_other_versions().map(drop)
     }
 
@@ -242,6 +249,8 @@ impl NodeCapture {
         if self.maps.pods.get(&cookie, 0).is_ok() {
             self.maps.pods.remove(&cookie).map_err(BpfError::map(map::PODS))?;
         }
+        self.near.forget(cookie)?;
+        super::wire::detach(&self.pins.wires(), cookie);
         self.pins.remove_pod(cookie)?;
         self.set_own(cookie, &BTreeSet::new())?;
         Ok(())

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
@@ -31,8 +31,43 @@ pub(crate) enum KernelEvent {
         peer: SocketAddr,
         /// What was called.
         local: SocketAddr,
+        /// Namespace of the caller, if the kernel vouches for it: the connection took the short way within the node.
+        from: Option<u64>,
     },
-    /// Such a connection ended.
+    /// An application opened a connection that takes the short way within the node.
+    FlowDialled {
+        /// The pod.
+        cookie: u64,
+        /// Cookie of the application's socket.
+        socket: u64,
+        /// What was called.
+        peer: SocketAddr,
+        /// Who called.
+        local: SocketAddr,
+        /// Namespace of the destination.
+        to: u64,
+    },
+    /// Such a connection was not answered.
+    FlowFailed {
+        /// The pod.
+        cookie: u64,
+        /// What was called.
+        peer: SocketAddr,
+        /// Who called.
+        local: SocketAddr,
+    },
+    /// A connection to a pod of this node went through the agent, because there is no verdict for it.
+    VerdictWanted {
+        /// The pod.
+        cookie: u64,
+        /// Its address.
+        source: IpAddr,
+        /// Namespace of the destination.
+        to: u64,
+        /// The destination.
+        destination: SocketAddr,
+    },
+    /// A connection that was told of ended.
     FlowClosed {
         /// The pod.
         cookie: u64,
@@ -64,8 +99,22 @@ impl KernelEvent {
         match self {
             Self::PlaintextRefused { cookie, .. }
             | Self::FlowOpened { cookie, .. }
+            | Self::FlowDialled { cookie, .. }
+            | Self::FlowFailed { cookie, .. }
+            | Self::VerdictWanted { cookie, .. }
             | Self::FlowClosed { cookie, .. }
             | Self::ConnectRefused { cookie, .. } => *cookie,
+        }
+    }
+}
+
+impl KernelEvent {
+    /// Cookie of the network namespace at the other end, if the kernel vouches for it.
+    pub(crate) fn other(&self) -> Option<u64> {
+        match self {
+            Self::FlowOpened { from, .. } => *from,
+            Self::FlowDialled { to, .. } => Some(*to),
+            _ => None,
         }
     }
 }
@@ -109,7 +158,14 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let (local, peer) = (of_endpoint(&event.local), of_endpoint(&event.remote));
     Some(match EventKind::from_code(event.kind)? {
         EventKind::PlaintextRefused => KernelEvent::PlaintextRefused { cookie, peer, local },
-        EventKind::FlowOpened => KernelEvent::FlowOpened { cookie, socket, peer, local },
+        EventKind::FlowOpened => {
+            KernelEvent::FlowOpened { cookie, socket, peer, local, from: (event.peer != 0).then_some(event.peer) }
+        }
+        EventKind::FlowDialled => KernelEvent::FlowDialled { cookie, socket, peer, local, to: event.peer },
+        EventKind::FlowFailed => KernelEvent::FlowFailed { cookie, peer, local },
+        EventKind::VerdictWanted => {
+            KernelEvent::VerdictWanted { cookie, source: local.ip(), to: event.peer, destination: peer }
+        }
         EventKind::FlowClosed => {
             KernelEvent::FlowClosed { cookie, socket, peer, local, received: event.received, sent: event.sent }
         }
@@ -146,6 +202,7 @@ mod tests {
             reason: RefusalReason::AgentAway as u32,
             cookie: 7,
             socket: 0,
+            peer: 0,
             local: Endpoint::NONE,
             remote: Endpoint::new(mapped([10, 0, 0, 1]), 80),
             received: 0,

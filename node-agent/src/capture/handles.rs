@@ -33,8 +33,12 @@ impl Heartbeat {
 
     /// To be called several times within the shortest time that connections may wait for the agent.
     pub(crate) fn beat(&self) -> io::Result<()> {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        let nanoseconds = now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned();
-        bpf::update(self.0.fd().as_fd(), &0_u32, &nanoseconds)
+        bpf::update(self.0.fd().as_fd(), &0_u32, &monotonic_nanoseconds()?)
     }
+}
+
+/// The clock that the kernel's programs read.
+pub(super) fn monotonic_nanoseconds() -> io::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
 }

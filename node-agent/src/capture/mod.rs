@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod handles;
 mod listeners;
+mod near;
 mod node;
 mod object;
 mod pins;
@@ -25,6 +26,7 @@ mod self_test;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub(crate) use cleanup::{CleanupConfig, cleanup};
 pub(crate) use config::{CaptureConfig, Mark};
@@ -33,4 +35,6 @@ pub(crate) use error::CaptureError;
 pub(crate) use events::{Events, KernelEvent};
 pub(crate) use handles::{Exemption, Heartbeat};
 pub(crate) use listeners::WorkerListeners;
+pub(crate) use near::{NearEnd, NearPair};
 pub(crate) use node::{Counters, NodeCapture};
+pub(crate) use wire::{AttachedWire, WireError, WireJob};

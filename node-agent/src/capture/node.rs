@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use warren_core::identity::PodUid;
 use warren_core::world::CaptureSet;
-use warren_ebpf_abi::{Config, MAX_WORKERS, OwnKey, PodEntry, map, program, stat};
+use warren_ebpf_abi::{Config, MAX_WORKERS, OwnKey, PodEntry, Wire, map, program, stat};
 
 use super::bpf::{self, BpfError, Raw, Target};
 use super::captured::{CaptureDiff, CapturedMaps};
@@ -18,6 +18,7 @@ use super::config::CaptureConfig;
 use super::error::CaptureError;
 use super::events::Events;
 use super::handles::{Exemption, Heartbeat};
+use super::near::Near;
 use super::object::{ATTACHED_SETSOCKOPT, Attached, Loader, Object};
 use super::pins::{Pins, linked_program, replace_link};
 use super::plumbing::Plumbing;
@@ -47,6 +48,7 @@ pub(crate) struct NodeCapture {
     pub(super) maps: NodeMaps,
     pub(super) exemption: Exemption,
     pub(super) pods: BTreeMap<PodUid, Pod>,
+    pub(super) near: Near,
     heartbeat: Heartbeat,
     captured: CapturedMaps,
     events: Option<RingBuf<MapData>>,
@@ -62,6 +64,8 @@ pub(super) struct Pod {
     pub(super) object: PodObject,
     /// False once it is being withdrawn.
     pub(super) capturing: bool,
+    /// Its link, once connections may take the short way.
+    pub(super) wire: Option<Wire>,
 }
 
 /// Maps of the node's programs.
@@ -95,6 +99,12 @@ pub(crate) struct Counters {
     pub(crate) no_listener: u64,
     /// Events lost because nobody read them.
     pub(crate) events_lost: u64,
+    /// Connections that took the short way within the node.
+    pub(crate) admitted: u64,
+    /// Connections that were to take it, but were led into the agent after all.
+    pub(crate) diverted: u64,
+    /// Packets dropped on pods' links.
+    pub(crate) wire_dropped: u64,
 }
 
 impl NodeCapture {
@@ -114,6 +124,7 @@ impl NodeCapture {
             captured: CapturedMaps::take(&mut object)?,
             events: Some(object.map(map::EVENTS)?),
             maps: NodeMaps::take(&mut object)?,
+            near: Near::take(&mut object, config.near)?,
             programs: BTreeMap::new(),
             pods: BTreeMap::new(),
             config,
@@ -123,6 +134,8 @@ impl NodeCapture {
             cgroup,
         };
         node.start(&mut object)?;
+        let pods = node.state.pods().keys().copied().collect();
+        node.near.keep_ways(&pods)?;
         Ok(node)
     }
 
@@ -161,7 +174,7 @@ impl NodeCapture {
 
     fn wanted_config(&self) -> Config {
         let wait = u64::try_from(self.config.away_wait.as_nanos()).unwrap_or(u64::MAX);
-        Config::new(self.config.mark.value, self.config.mark.mask, wait)
+        Config::new(self.config.mark.value, self.config.mark.mask, wait).with_generation(self.near.generation)
     }
 
     /// Sets what is captured, by changing only what differs.
@@ -211,6 +224,9 @@ impl NodeCapture {
             plaintext_refused: sum(stat::PLAINTEXT_REFUSED)?,
             no_listener: sum(stat::NO_LISTENER)?,
             events_lost: sum(stat::EVENTS_LOST)?,
+            admitted: sum(stat::ADMITTED)?,
+            diverted: sum(stat::DIVERTED)?,
+            wire_dropped: sum(stat::WIRE_DROPPED)?,
         })
     }
 

@@ -20,7 +20,17 @@ pub(super) const ATTACHED_SETSOCKOPT: u32 = 22;
 static NODE: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_NODE"));
 static POD: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_POD"));
 
-const NODE_MAPS: [&str; 6] = [map::PODS, map::CAPTURE4, map::CAPTURE6, map::CAPTURE_EXACT, map::EXEMPT, map::CAPTURED];
+const NODE_MAPS: [&str; 9] = [
+    map::PODS,
+    map::CAPTURE4,
+    map::CAPTURE6,
+    map::CAPTURE_EXACT,
+    map::EXEMPT,
+    map::CAPTURED,
+    map::NEAR_SOURCES,
+    map::NEAR_DESTINATIONS,
+    map::ADMISSIONS,
+];
 const POD_MAPS: [&str; 4] = [map::LISTENERS, map::LISTENER_PORTS, map::VERDICTS, map::POD_CONFIG];
 
 /// Loads objects, whose maps are taken from pins or pinned.
@@ -122,6 +132,15 @@ impl Object {
     pub(super) fn load_gate(&mut self, name: &'static str) -> Result<(), BpfError> {
         let program: &mut SchedClassifier = self.program(name)?;
         program.load().map_err(BpfError::program(name))
+    }
+
+    /// Loads a classifier that is attached by descriptor; gives that and the program's id.
+    pub(super) fn load_classifier(&mut self, name: &'static str) -> Result<(OwnedFd, u32), BpfError> {
+        let program: &mut SchedClassifier = self.program(name)?;
+        program.load().map_err(BpfError::program(name))?;
+        let id = program.info().map_err(BpfError::program(name))?.id();
+        let fd = program.fd().map_err(BpfError::program(name))?.as_fd().try_clone_to_owned();
+        fd.map(|fd| (fd, id)).map_err(|error| BpfError::Link { program: name, reason: error.to_string() })
     }
 
     /// Attaches the classifier to what leaves by `lo` of the namespace this thread is in.

@@ -45,10 +45,15 @@ impl Pins {
         self.version().join("pods").join(cookie.to_string())
     }
 
+    /// The directory of the links of programs on pods' links.
+    pub(super) fn wires(&self) -> PathBuf {
+        self.version().join("wires")
+    }
+
     /// Makes the directories, for root alone; mounts the bpf file system if it is not.
     pub(super) fn prepare(&self, bpffs: &Path) -> Result<(), CaptureError> {
         mount(bpffs)?;
-        for part in ["maps", "links", "pods"] {
+        for part in ["maps", "links", "pods", "wires"] {
             make_dir(&self.version().join(part))?;
         }
         Ok(())

@@ -16,6 +16,8 @@ use crate::{command, eventually};
 
 /// Trust domain of every lab.
 pub const TRUST_DOMAIN: &str = "mesh.test";
+/// The bridge of a bridged node.
+pub const BRIDGE: &str = "br0";
 /// The interface of a node that leads to the other node.
 pub const LINK: &str = "link0";
 
@@ -25,6 +27,7 @@ pub struct Lab {
     id: String,
     dir: PathBuf,
     nodes: Vec<NetNs>,
+    bridged: bool,
     pods_made: u16,
     /// The world file that the lab's agents read.
     pub manifest: Manifest,
@@ -58,6 +61,17 @@ impl Lab {
     /// A world of one or two nodes.
     #[track_caller]
     pub fn new(nodes: usize) -> Self {
+        Self::make(nodes, false)
+    }
+
+    /// A world of one node whose pods share a bridge: one network, in which each finds the others by ARP and NDP.
+    #[track_caller]
+    pub fn bridged() -> Self {
+        Self::make(1, true)
+    }
+
+    #[track_caller]
+    fn make(nodes: usize, bridged: bool) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces: run them as root");
         let slot = Slot::take();
         remove_leftovers();
@@ -69,6 +83,9 @@ impl Lab {
         if let [a, b] = &nodes[..] {
             join(a, b);
         }
+        if bridged {
+            make_bridge(&nodes[0]);
+        }
         let mut manifest = Manifest::new(dir.join("mesh.yaml"));
         manifest.set(
             "mesh",
@@ -77,7 +94,7 @@ impl Lab {
                  trustDomain: {TRUST_DOMAIN}\n  cluster: lab\n  region: bench\n  captureRanges: [\"10.96.0.0/12\", \"fd00:96::/64\"]"
             ),
         );
-        Self { id, dir, nodes, pods_made: 0, manifest, _slot: slot }
+        Self { id, dir, nodes, bridged, pods_made: 0, manifest, _slot: slot }
     }
 
     /// Unique name of this world.
@@ -162,7 +179,11 @@ impl Lab {
     fn make_pod(&self, node: usize, name: &str, ips: &[IpAddr], number: u16, ambient: bool) -> Pod {
         let ns = NetNs::create(&format!("{}-{name}", self.id));
         let host_link = format!("v{number}");
-        wire_pod(&self.nodes[node], &ns, &host_link, ips);
+        if self.bridged {
+            plug_pod(&self.nodes[node], &ns, &host_link, ips);
+        } else {
+            wire_pod(&self.nodes[node], &ns, &host_link, ips);
+        }
         let document = PodDocument {
             name: name.to_owned(),
             namespace: "prod".to_owned(),
@@ -293,6 +314,36 @@ fn addresses(node: usize, number: u16, family: Family) -> Vec<IpAddr> {
         Family::V4 => vec![v4],
         Family::V6 => vec![v6],
     }
+}
+
+/// The bridge of a bridged node, with the address that pods route by.
+fn make_bridge(node: &NetNs) {
+    command::ip_batch(
+        Some(node.name()),
+        &format!(
+            "link add name {BRIDGE} type bridge\nlink set {BRIDGE} addrgenmode none\nlink set {BRIDGE} up\n\
+             addr add 10.10.255.254/16 dev {BRIDGE}\naddr add fd00:10::fffe/64 dev {BRIDGE} nodad\n"
+        ),
+    );
+}
+
+/// A pod on the bridge of its node.
+fn plug_pod(node: &NetNs, pod: &NetNs, host_link: &str, ips: &[IpAddr]) {
+    command::ip_batch(
+        None,
+        &format!("link add name {host_link} netns {} type veth peer name eth0 netns {}\n", node.name(), pod.name()),
+    );
+    command::ip_batch(
+        Some(node.name()),
+        &format!("link set {host_link} addrgenmode none\nlink set {host_link} master {BRIDGE}\nlink set {host_link} up\n"),
+    );
+    let mut inside = "link set eth0 addrgenmode none\nlink set eth0 up\n".to_owned();
+    for ip in ips {
+        let (length, option, gateway) =
+            if ip.is_ipv4() { (16, "", "10.10.255.254") } else { (64, " nodad", "fd00:10::fffe") };
+        inside += &format!("addr add {ip}/{length} dev eth0{option}\nroute add default via {gateway} dev eth0\n");
+    }
+    command::ip_batch(Some(pod.name()), &inside);
 }
 
 /// A routed pod: the node answers for the gateways 169.254.1.1 and fe80::1 on every pod's link.

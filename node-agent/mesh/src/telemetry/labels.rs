@@ -47,8 +47,12 @@ fn known(text: Option<&str>) -> String {
 }
 
 impl TcpLabels {
-    /// Labels of a connection; `mtls` holds the proven identities.
-    pub(super) fn of(facts: &ConnectionFacts, mtls: Option<(&SpiffeId, &SpiffeId)>, flag: ResponseFlag) -> Self {
+    /// Labels of a connection; `proven` holds the identities, and whether TLS proved them.
+    pub(super) fn of(
+        facts: &ConnectionFacts,
+        proven: Option<(&SpiffeId, &SpiffeId, bool)>,
+        flag: ResponseFlag,
+    ) -> Self {
         let (src, dst) = (facts.source.as_deref(), facts.destination.as_deref());
         let field = |of: Option<&WorkloadFacts>, pick: fn(&WorkloadFacts) -> &String| {
             known(of.map(|facts| pick(facts).as_str()))
@@ -63,7 +67,7 @@ impl TcpLabels {
             source_canonical_service: field(src, |f| &f.canonical_service),
             source_canonical_revision: field(src, |f| &f.canonical_revision),
             source_workload_namespace: field(src, |f| &f.namespace),
-            source_principal: known(mtls.map(|(source, _)| source.as_str())),
+            source_principal: known(proven.map(|(source, ..)| source.as_str())),
             source_app: field(src, |f| &f.app),
             source_version: field(src, |f| &f.version),
             source_cluster: field(src, |f| &f.cluster),
@@ -74,13 +78,13 @@ impl TcpLabels {
             destination_canonical_service: field(dst, |f| &f.canonical_service),
             destination_canonical_revision: field(dst, |f| &f.canonical_revision),
             destination_workload_namespace: field(dst, |f| &f.namespace),
-            destination_principal: known(mtls.map(|(_, destination)| destination.as_str())),
+            destination_principal: known(proven.map(|(_, destination, _)| destination.as_str())),
             destination_app: field(dst, |f| &f.app),
             destination_version: field(dst, |f| &f.version),
             destination_cluster: field(dst, |f| &f.cluster),
             request_protocol: "tcp",
             response_flags: flag.as_str(),
-            connection_security_policy: if mtls.is_some() { "mutual_tls" } else { UNKNOWN },
+            connection_security_policy: if proven.is_some_and(|(.., mtls)| mtls) { "mutual_tls" } else { UNKNOWN },
         }
     }
 

@@ -45,6 +45,7 @@ pub struct Record {
     facts: ConnectionFacts,
     started: Instant,
     mtls: Option<Mtls>,
+    attested: Option<(SpiffeId, SpiffeId)>,
     policy: Option<String>,
     route: &'static str,
     hbone_addr: Option<String>,
@@ -94,6 +95,7 @@ impl ConnectionRecord {
             facts,
             started: Instant::now(),
             mtls: None,
+            attested: None,
             policy: None,
             route: "none",
             hbone_addr: None,
@@ -199,6 +201,12 @@ impl Record {
         });
     }
 
+    /// The kernel vouches for both ends without TLS: pods of this node, known
+    /// by their network namespaces.
+    pub fn set_attested(&mut self, source: &SpiffeId, destination: &SpiffeId) {
+        self.attested = Some((source.clone(), destination.clone()));
+    }
+
     /// The policy that permitted it.
     pub fn set_policy(&mut self, policy: impl ToString) {
         self.policy = Some(policy.to_string());
@@ -272,8 +280,17 @@ impl Record {
     }
 
     fn labels(&self, flag: ResponseFlag) -> TcpLabels {
-        let proven = self.mtls.as_ref().map(|mtls| (&mtls.source, &mtls.destination));
+        let proven = self.proven().map(|(source, destination)| (source, destination, self.mtls.is_some()));
         TcpLabels::of(&self.facts, proven, flag)
+    }
+
+    /// The identities of both ends, by TLS or by the kernel's word.
+    fn proven(&self) -> Option<(&SpiffeId, &SpiffeId)> {
+        match (&self.mtls, &self.attested) {
+            (Some(mtls), _) => Some((&mtls.source, &mtls.destination)),
+            (None, Some((source, destination))) => Some((source, destination)),
+            (None, None) => None,
+        }
     }
 
     fn log(&self, end: &End) {
@@ -281,7 +298,7 @@ impl Record {
             of.map(|facts| pick(facts).clone()).unwrap_or_default()
         };
         let (src, dst) = (self.facts.source.as_deref(), self.facts.destination.as_deref());
-        let mtls = self.mtls.as_ref();
+        let proven = self.proven();
         let (request, response) = request_response(self.facts.direction, &self.bytes);
         let duration = format!("{}ms", self.started.elapsed().as_millis());
         macro_rules! line {
@@ -293,7 +310,7 @@ impl Record {
                     src.addr = %self.facts.src_addr,
                     src.workload = text(src, |f| &f.pod),
                     src.namespace = text(src, |f| &f.namespace),
-                    src.identity = mtls.map(|m| m.source.as_str()).unwrap_or_default(),
+                    src.identity = proven.map(|(source, _)| source.as_str()).unwrap_or_default(),
                     src.cluster = text(src, |f| &f.cluster),
                     dst.addr = %self.facts.dst_addr,
                     dst.hbone_addr = self.hbone_addr.as_deref().unwrap_or_default(),
@@ -301,7 +318,7 @@ impl Record {
                         .unwrap_or_default(),
                     dst.workload = text(dst, |f| &f.pod),
                     dst.namespace = text(dst, |f| &f.namespace),
-                    dst.identity = mtls.map(|m| m.destination.as_str()).unwrap_or_default(),
+                    dst.identity = proven.map(|(_, destination)| destination.as_str()).unwrap_or_default(),
                     dst.cluster = text(dst, |f| &f.cluster),
                     direction = direction(self.facts.direction),
                     bytes_sent = request,
@@ -330,14 +347,15 @@ impl Record {
             timestamp: self.telemetry.timestamp(),
             connection_id: facts.connection_id.clone(),
             direction: facts.direction,
-            source_identity: match (mtls, facts.direction) {
-                (Some(mtls), _) => Some(mtls.source.clone()),
+            source_identity: match (self.proven(), facts.direction) {
+                (Some((source, _)), _) => Some(source.clone()),
                 // The agent knows its own pods; a peer must prove who it is.
                 (None, Direction::Outbound) => world_identity(&facts.source),
                 (None, Direction::Inbound) => None,
             },
-            destination_identity: mtls
-                .map(|mtls| mtls.destination.clone())
+            destination_identity: self
+                .proven()
+                .map(|(_, destination)| destination.clone())
                 .or_else(|| world_identity(&facts.destination)),
             source: WorkloadFacts::party(facts.source.as_deref(), facts.src_addr),
             destination: WorkloadFacts::party(facts.destination.as_deref(), self.application.unwrap_or(facts.dst_addr)),
@@ -348,6 +366,11 @@ impl Record {
             method: None,
             path: None,
             mtls: mtls.is_some(),
+            authenticated_by: match (mtls, &self.attested) {
+                (Some(_), _) => Some("tls".into()),
+                (None, Some(_)) => Some("kernel".into()),
+                (None, None) => None,
+            },
             issuer: mtls.map(|mtls| mtls.issuer.clone()),
             trust_domain: mtls.map(|mtls| mtls.trust_domain.clone()),
             policy: self.policy.clone(),

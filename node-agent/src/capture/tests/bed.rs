@@ -70,6 +70,7 @@ impl Bed {
             away_wait: Duration::from_secs(3),
             workers: 2,
             route_table: 15577,
+            near: true,
             self_test_timeout: Duration::from_secs(2),
         }
     }

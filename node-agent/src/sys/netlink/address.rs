@@ -11,6 +11,8 @@ use super::RouteSocket;
 pub(crate) struct Address {
     /// The address.
     pub(crate) ip: IpAddr,
+    /// Index of the interface that has it.
+    pub(crate) interface: u32,
     /// Whether duplicate address detection is still running: it cannot be used yet.
     pub(crate) tentative: bool,
 }
@@ -39,5 +41,6 @@ fn address(message: &RouteNetlinkMessage) -> Option<Address> {
             _ => {}
         }
     }
-    local.or(address).map(|ip| Address { ip, tentative })
+    let interface = message.header.index;
+    local.or(address).map(|ip| Address { ip, interface, tentative })
 }

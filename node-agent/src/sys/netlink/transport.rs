@@ -38,6 +38,14 @@ where
         Ok(found)
     }
 
+    /// Asks for one thing.
+    pub(crate) fn ask(&self, request: impl NetlinkSerializable + Debug) -> io::Result<Vec<M>> {
+        self.send(request, NLM_F_REQUEST | NLM_F_ACK)?;
+        let mut found = Vec::new();
+        while !self.receive(&mut found)? {}
+        Ok(found)
+    }
+
     /// Asks for a change and waits until it is done.
     pub(crate) fn change(&self, request: impl NetlinkSerializable + Debug, flags: u16) -> io::Result<()> {
         self.send(request, NLM_F_REQUEST | NLM_F_ACK | flags)?;

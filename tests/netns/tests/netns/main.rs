@@ -19,6 +19,7 @@ mod inspect;
 mod leftovers;
 mod pods;
 mod policy;
+mod samenode;
 mod traffic;
 mod untouched;
 mod world;
