@@ -214,8 +214,8 @@ pub struct Way {
     pub to_wire: Wire,
     /// Number of a [`WayState`].
     pub state: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Low bits of the number of bytes that the sender had received when its own end was acknowledged.
+    pub received: u32,
 }
 
 /// How far an admitted connection is.

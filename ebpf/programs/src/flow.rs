@@ -3,7 +3,8 @@
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT, BPF_TCP_TIME_WAIT, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
@@ -28,6 +29,7 @@ pub fn warren_flows(context: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(&context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => opened(&context),
         BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_CLOSE => closed(&context),
+        BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_FIN_WAIT2 => finished(&context),
         _ => {}
     }
     1
@@ -73,12 +75,34 @@ fn opened(context: &SockOpsContext) {
 fn closed(context: &SockOpsContext) {
     let cookie = netns_cookie(context.ops.cast());
     let mut event = describe(context, EventKind::FlowClosed, cookie);
-    event.peer = near::closed(&leaving(&event), event.socket).unwrap_or(0);
+    let key = leaving(&event);
+    let (sent, received) = uncounted(context, &key, event.received);
+    event.sent = event.sent.saturating_sub(sent);
+    event.received = event.received.saturating_sub(received);
+    event.peer = near::closed(&key, event.socket).unwrap_or(0);
     if context.arg(0) == BPF_TCP_SYN_SENT {
         event.kind = EventKind::FlowFailed as u32;
     }
     if pod(cookie).is_some() {
         emit(event);
+    }
+}
+
+#[inline(never)]
+fn finished(context: &SockOpsContext) {
+    let event = describe(context, EventKind::FlowClosed, 0);
+    near::finished(&leaving(&event), event.received);
+}
+
+/// How much of what the kernel counted as sent and received is no data: beginnings and ends count as a byte each.
+#[inline(always)]
+fn uncounted(context: &SockOpsContext, key: &WayKey, received: u64) -> (u64, u64) {
+    let dialled = u64::from(admitted_socket(context).is_some());
+    match context.arg(0) {
+        BPF_TCP_FIN_WAIT2 => (dialled + 1, u64::from(!near::is_silent(key, received))),
+        BPF_TCP_CLOSING | BPF_TCP_TIME_WAIT | BPF_TCP_LAST_ACK => (dialled + 1, 1),
+        BPF_TCP_CLOSE_WAIT => (dialled, 1),
+        _ => (dialled, 0),
     }
 }
 

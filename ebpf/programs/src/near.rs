@@ -106,7 +106,7 @@ fn admit(context: &SockOpsContext, admission: &Admission, key: &WayKey, owner: u
         from_wire: admission.source,
         to_wire: admission.destination,
         state: WayState::Asked as u32,
-        reserved: 0,
+        received: 0,
     };
     if WAYS.insert(key, &way, ANY).is_err() {
         return false;
@@ -132,7 +132,7 @@ fn answer(way: &Way, owner: u64) -> Way {
         from_wire: way.to_wire,
         to_wire: way.from_wire,
         state: WayState::Answer as u32,
-        reserved: 0,
+        received: 0,
     }
 }
 
@@ -172,6 +172,23 @@ pub(crate) fn accepted(key: &WayKey, cookie: u64, owner: u64) -> Option<u64> {
     Some(peer)
 }
 
+/// The end of stream that a socket sent was acknowledged, when it had received so many bytes. What comes afterwards says
+/// whether the other side's end of stream, which counts as a byte, was among it.
+#[inline(always)]
+pub(crate) fn finished(key: &WayKey, received: u64) {
+    if let Some(way) = WAYS.get_ptr_mut(key) {
+        // SAFETY: the owner's own number, written and read by its socket alone.
+        unsafe { (*way).received = received as u32 };
+    }
+}
+
+/// Whether nothing has come since, the end of the other side's stream included.
+#[inline(always)]
+pub(crate) fn is_silent(key: &WayKey, received: u64) -> bool {
+    // SAFETY: as above.
+    WAYS.get_ptr(key).is_some_and(|way| unsafe { (*way).received == received as u32 })
+}
+
 /// A socket whose packets leave by `key` has closed. Returns the cookie of the other end if it was admitted.
 #[inline(always)]
 pub(crate) fn closed(key: &WayKey, owner: u64) -> Option<u64> {
@@ -199,7 +216,7 @@ fn retire(key: &WayKey, owner: u64) -> Option<u64> {
         from_wire: way.from_wire,
         to_wire: way.to_wire,
         state: way.state,
-        reserved: 0,
+        received: 0,
     };
     let _ = PAST_WAYS.insert(key, past, ANY);
     let _ = WAYS.remove(key);

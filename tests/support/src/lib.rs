@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod netns;
 pub mod packet;
 pub mod pki;
+pub mod spy;
 pub mod stale;
 pub mod wait;
 
@@ -26,4 +27,5 @@ pub use apps::Server;
 pub use capture::Capture;
 pub use lab::{Lab, Pod};
 pub use netns::NetNs;
+pub use spy::Spy;
 pub use wait::eventually;
