@@ -34,6 +34,8 @@ struct Flow {
 pub(crate) struct KernelFlows {
     shared: Arc<Shared>,
     flows: BTreeMap<(PodUid, u64), Flow>,
+    /// Whether one was denied when it was opened, and is still to be ended.
+    denied: bool,
 }
 
 /// One flow, as the kernel told of it.
@@ -50,7 +52,7 @@ struct Seen {
 impl KernelFlows {
     /// No flows yet.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, flows: BTreeMap::new() }
+        Self { shared, flows: BTreeMap::new(), denied: false }
     }
 
     /// Takes in what a pod had open without the agent when it was enrolled. `near` says whether a connection is one that
@@ -130,8 +132,14 @@ impl KernelFlows {
         }
     }
 
+    /// Whether a flow was denied as soon as it was seen, so that [`Self::end_cancelled`] has something to do.
+    pub(crate) fn has_denied(&self) -> bool {
+        self.denied
+    }
+
     /// Ends the flows that were told to end since the last call.
     pub(crate) fn end_cancelled(&mut self) {
+        self.denied = false;
         let ended: Vec<_> = self
             .flows
             .iter()
@@ -207,14 +215,14 @@ impl KernelFlows {
             opened: Instant::now(),
         });
         if seen.direction == Direction::Inbound {
-            self.judge(pod, &mut record, &live);
+            self.denied |= !self.judge(pod, &mut record, &live);
         }
         record.established();
         self.flows.insert(key, Flow { record, live, cancel, local: local.clone() });
     }
 
-    /// The kernel's verdict may be older than the policy in force.
-    fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) {
+    /// The kernel's verdict may be older than the policy in force. False if that denies.
+    fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) -> bool {
         let world = self.shared.world.load();
         let LiveConnection { source, destination, .. } = **live.info();
         let in_clear = live.info().source_identity.is_none();
@@ -225,12 +233,14 @@ impl KernelFlows {
                 if in_clear {
                     self.shared.plaintext_seen(pod, source, destination, "pass");
                 }
+                true
             }
             Err(denial) => {
                 if in_clear {
                     self.shared.plaintext_seen(pod, source, destination, "refused");
                 }
                 self.shared.live.cancel(live.id(), cancelled_by(&denial));
+                false
             }
         }
     }

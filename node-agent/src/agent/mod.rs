@@ -42,6 +42,9 @@ use crate::{http, worker};
 
 /// How often the world's files are looked at; a change is taken in once two looks agree.
 const WORLD_POLL: Duration = Duration::from_millis(100);
+/// How long the kernel's events are left alone after some were read: each connection within the node makes four, and
+/// a wake-up for each would cost more than the connection.
+const EVENT_REST: Duration = Duration::from_millis(5);
 /// Audit events that may wait to be written.
 const AUDIT_QUEUE: usize = 16_384;
 /// How long an enrolment's self-test may take.
@@ -128,6 +131,7 @@ impl Agent {
         let mut audit = interval(self.config.audit_interval);
         world.set_missed_tick_behavior(MissedTickBehavior::Delay);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rested = Instant::now();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -136,7 +140,10 @@ impl Agent {
                 _ = audit.tick() => self.audit()?,
                 () = at(self.keeper.next_try()) => self.reconcile(),
                 done = self.near.next() => self.near.attached(done, &mut self.keeper),
-                event = events.next() => self.kernel_event(event.map_err(runtime)?),
+                told = after(rested, events.next()) => {
+                    self.kernel_events(told.map_err(runtime)?);
+                    rested = Instant::now() + EVENT_REST;
+                }
             }
         }
         self.drain(&mut events).await;
@@ -237,6 +244,15 @@ impl Agent {
         self.board.notes().pods = self.keeper.entries();
     }
 
+    fn kernel_events(&mut self, told: Vec<KernelEvent>) {
+        for event in told {
+            self.kernel_event(event);
+        }
+        if self.flows.has_denied() {
+            self.flows.end_cancelled();
+        }
+    }
+
     fn kernel_event(&mut self, event: KernelEvent) {
         if let KernelEvent::VerdictWanted { cookie, source, to, destination } = event {
             let pair = NearPair { source: cookie, source_ip: source, destination: to, destination_addr: destination };
@@ -261,7 +277,7 @@ impl Agent {
         while self.proxied() > 0 {
             tokio::select! {
                 () = &mut deadline => break,
-                Ok(event) = events.next() => self.kernel_event(event),
+                Ok(told) = events.next() => self.kernel_events(told),
                 () = tokio::time::sleep(worker::DRAIN_LOOK) => {}
             }
         }
@@ -290,6 +306,14 @@ impl Agent {
 /// Tells whoever started the agent; nobody listening is no reason to end.
 fn announce(what: &str) {
     let _ = writeln!(std::io::stdout(), "warren: {what}");
+}
+
+/// Waits until a moment, then for something.
+async fn after<T>(moment: Instant, then: impl Future<Output = T>) -> T {
+    if moment > Instant::now() {
+        tokio::time::sleep_until(moment.into()).await;
+    }
+    then.await
 }
 
 /// Waits until a moment, or for ever.

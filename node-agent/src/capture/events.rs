@@ -119,6 +119,9 @@ impl KernelEvent {
     }
 }
 
+/// Events that are given at once; what else the control thread has to do is not to wait longer.
+const MOST_AT_ONCE: usize = 2048;
+
 /// Reads what the kernel side tells.
 pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
 
@@ -131,22 +134,25 @@ impl Events {
         Ok(Self(ring?))
     }
 
-    /// Waits for the next event. Cancelling loses nothing.
-    pub(crate) async fn next(&mut self) -> io::Result<KernelEvent> {
+    /// Waits for events, and gives those that are there, up to a number. Cancelling loses nothing.
+    ///
+    /// Whoever lets some time pass between two calls spares the kernel the wake-ups: it makes one only when all that
+    /// came before was read.
+    pub(crate) async fn next(&mut self) -> io::Result<Vec<KernelEvent>> {
         loop {
             let mut ready = self.0.readable_mut().await?;
             let ring = ready.get_inner_mut();
-            // An event that cannot be read is of a newer program: it is skipped.
-            let mut next = None;
-            while let Some(item) = ring.next() {
-                next = decode(&item);
-                if next.is_some() {
+            let mut events = Vec::new();
+            while events.len() < MOST_AT_ONCE {
+                let Some(item) = ring.next() else {
+                    ready.clear_ready();
                     break;
-                }
+                };
+                // An event that cannot be read is of a newer program: it is skipped.
+                events.extend(decode(&item));
             }
-            match next {
-                Some(event) => return Ok(event),
-                None => ready.clear_ready(),
+            if !events.is_empty() {
+                return Ok(events);
             }
         }
     }

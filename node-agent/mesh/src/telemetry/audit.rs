@@ -89,6 +89,9 @@ impl Drop for AuditSink {
     }
 }
 
+/// Bytes of audit events that are written in one step.
+const MOST_AT_ONCE: usize = 64 * 1024;
+
 enum Output {
     Stdout,
     File(AuditFile),
@@ -104,7 +107,7 @@ impl Writer {
     fn run(mut self, queue: &Receiver<Message>) {
         while let Ok(message) = queue.recv() {
             match message {
-                Message::Line(line) => self.write(&line),
+                Message::Line(line) => self.write_with_followers(line, queue),
                 Message::Flush(done) => {
                     let _ = done.try_send(());
                 }
@@ -112,20 +115,40 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, line: &[u8]) {
+    /// Writes a line, and at once those that wait behind it: a write each costs more than making the event.
+    fn write_with_followers(&mut self, mut lines: Vec<u8>, queue: &Receiver<Message>) {
+        let mut count = 1;
+        while lines.len() < MOST_AT_ONCE {
+            match queue.try_recv() {
+                Ok(Message::Line(line)) => {
+                    lines.extend_from_slice(&line);
+                    count += 1;
+                }
+                Ok(Message::Flush(done)) => {
+                    self.write(&lines, count);
+                    let _ = done.try_send(());
+                    return;
+                }
+                Err(_) => break,
+            }
+        }
+        self.write(&lines, count);
+    }
+
+    fn write(&mut self, lines: &[u8], count: u64) {
         let written = match &mut self.output {
-            Output::Stdout => io::stdout().lock().write_all(line),
-            Output::File(file) => file.append(line),
+            Output::Stdout => io::stdout().lock().write_all(lines),
+            Output::File(file) => file.append(lines),
         };
         match written {
             Ok(()) => {
-                self.metrics.audit_written();
+                self.metrics.audit_written(count);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("audit events are written again");
                 }
             }
             Err(error) => {
-                self.metrics.audit_dropped("write_failed");
+                (0..count).for_each(|_| self.metrics.audit_dropped("write_failed"));
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(%error, "audit events cannot be written and are dropped");
                 }

@@ -283,8 +283,8 @@ impl Metrics {
         self.security.plaintext.get_or_create(&labels).inc();
     }
 
-    pub(super) fn audit_written(&self) {
-        self.security.audit_written.inc();
+    pub(super) fn audit_written(&self, count: u64) {
+        self.security.audit_written.inc_by(count);
     }
 
     pub(super) fn audit_dropped(&self, reason: &'static str) {
