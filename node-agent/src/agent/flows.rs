@@ -178,11 +178,17 @@ impl KernelFlows {
         }
     }
 
-    /// Forgets a pod that left; its flows are no longer the agent's business.
+    /// Forgets a pod that left. Its flows in clear are no longer the agent's business; those that the kernel led past
+    /// the network would go on in clear, and end.
     pub(crate) fn forget(&mut self, uid: &PodUid) {
         let keys: Vec<_> = self.flows.keys().filter(|(of, _)| of == uid).cloned().collect();
         for key in keys {
             if let Some(flow) = self.flows.remove(&key) {
+                if flow.live.info().source_identity.is_some()
+                    && let Err(error) = destroy(&flow.local, key.1)
+                {
+                    tracing::error!(%error, pod = %uid, "cannot end a connection of a pod that left");
+                }
                 finish(flow.record, CopyEnd::Cancelled(CancelReason::PodGone));
             }
         }

@@ -85,8 +85,8 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
     let kernel = KernelGauges::register(telemetry.metrics());
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
-    let near = Near::start(shared.clone())
-        .map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
+    let near =
+        Near::start(shared.clone()).map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
     let mut agent = Agent {
         config,
         defaults,

@@ -6,9 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::CaptureError;
+use super::near;
 use super::pins::Pins;
 use super::state::{Record, State};
 use crate::sys::netns::NetNs;
+use crate::sys::sock_diag;
 
 /// What is to be cleaned up.
 #[derive(Debug, Clone)]
@@ -34,8 +36,12 @@ pub(crate) struct CleanupReport {
 pub(crate) fn cleanup(config: &CleanupConfig) -> Result<CleanupReport, CaptureError> {
     let mut report = CleanupReport::default();
     let mut state = State::open(&config.run_dir, &config.node)?;
+    let pins = Pins::new(&config.bpffs, &config.node);
+    if let Err(error) = end_near(&pins, &state) {
+        report.left.push(format!("connections within the node: {error}"));
+    }
     // Programs first: what is captured after its rules are gone would hang.
-    match Pins::new(&config.bpffs, &config.node).remove_all() {
+    match pins.remove_all() {
         Ok(pins) => report.removed.extend(pins.iter().map(|pin| pin.display().to_string())),
         Err(error) => report.left.push(error.to_string()),
     }
@@ -55,6 +61,24 @@ pub(crate) fn cleanup(config: &CleanupConfig) -> Result<CleanupReport, CaptureEr
         let _ = fs::remove_dir(&config.run_dir);
     }
     Ok(report)
+}
+
+/// Ends connections that took the short way: without the programs they would go on in clear, by the shared network.
+fn end_near(pins: &Pins, state: &State) -> Result<(), CaptureError> {
+    let Some(ways) = near::pinned_ways(pins)? else { return Ok(()) };
+    for (cookie, record) in state.pods() {
+        let Some(netns) = find(*cookie, &record.netns) else { continue };
+        let ended = netns.enter(|| {
+            for connection in sock_diag::tcp_connections()? {
+                if ways.contains(&near::leaving(connection.local, connection.remote)) {
+                    sock_diag::destroy(&connection)?;
+                }
+            }
+            Ok(())
+        });
+        ended.and_then(|result| result).map_err(CaptureError::file(&record.netns))?;
+    }
+    Ok(())
 }
 
 /// Makes a pod's network namespace what it was. One that is gone needs nothing.

@@ -72,7 +72,8 @@ impl NodeCapture {
         let result = self.build(spec, &netns, &found, &plumbing, adopted);
         match result {
             Ok((object, listeners)) => {
-                let pod = Pod { netns: netns.clone(), ips: spec.ips.clone(), plumbing, object, capturing: true, wire: None };
+                let pod =
+                    Pod { netns: netns.clone(), ips: spec.ips.clone(), plumbing, object, capturing: true, wire: None };
                 self.pods.insert(spec.uid.clone(), pod);
                 Ok(EnrolledPod { netns, listeners, adopted })
             }

@@ -27,6 +27,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod wire_test;
 
 pub(crate) use cleanup::{CleanupConfig, cleanup};
 pub(crate) use config::{CaptureConfig, Mark};

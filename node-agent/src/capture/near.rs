@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, IterableMap as _, Map, MapData};
 use warren_core::identity::PodUid;
 use warren_ebpf_abi::{NearDestination, NearSource, Verdict, VerdictKey, Way, WayKey, WayState, Wire, map};
 
@@ -14,6 +15,7 @@ use super::error::CaptureError;
 use super::handles::monotonic_nanoseconds;
 use super::node::NodeCapture;
 use super::object::Object;
+use super::pins::Pins;
 use super::wire::{self, AttachedWire, WireError, WireJob, WirePrograms};
 
 /// Connections from one pod of this node to a port of another.
@@ -72,12 +74,17 @@ impl Near {
         };
         near.clear()?;
         if wanted {
-            match WirePrograms::load(object) {
+            match near.ways_fd().and_then(|ways| WirePrograms::load(object, ways)) {
                 Ok(programs) => near.programs = Some(Arc::new(programs)),
                 Err(error) => tracing::warn!(%error, "this kernel has no short way within the node"),
             }
         }
         Ok(near)
+    }
+
+    fn ways_fd(&self) -> Result<OwnedFd, BpfError> {
+        let fd = self.ways.map().fd().as_fd().try_clone_to_owned();
+        fd.map_err(BpfError::map_io(map::WAYS))
     }
 
     fn clear(&mut self) -> Result<(), BpfError> {
@@ -188,7 +195,7 @@ impl NodeCapture {
             Ok(found) if found != wire => "its link is another one".to_owned(),
             Ok(_) if programs.are_on(wire.outer())? => return Ok(None),
             Ok(_) => "the programs of its link were detached".to_owned(),
-            Err(error @ WireError::List(_)) => return Err(CaptureError::Config(error.to_string())),
+            Err(error @ WireError::Io(_)) => return Err(CaptureError::Config(error.to_string())),
             Err(error) => error.to_string(),
         };
         self.unwire(uid)?;
@@ -243,11 +250,26 @@ impl NodeCapture {
 
     /// The admitted connection that one end of it is of.
     pub(crate) fn near_end(&self, local: SocketAddr, remote: SocketAddr, socket: u64) -> Option<NearEnd> {
-        let leaving = WayKey::new(key(local.ip()), local.port(), key(remote.ip()), remote.port());
-        let Raw(way) = self.near.ways.get(&Raw(leaving), 0).ok()?;
+        let Raw(way) = self.near.ways.get(&Raw(leaving(local, remote)), 0).ok()?;
         let dialled = way.state != WayState::Answer as u32;
         (way.owner == socket).then_some(NearEnd { peer: way.to, dialled })
     }
+}
+
+/// What the packets bear that a socket sends.
+pub(super) fn leaving(local: SocketAddr, remote: SocketAddr) -> WayKey {
+    WayKey::new(key(local.ip()), local.port(), key(remote.ip()), remote.port())
+}
+
+/// The ways that an agent left, if it left any.
+pub(super) fn pinned_ways(pins: &Pins) -> Result<Option<BTreeSet<WayKey>>, BpfError> {
+    let path = pins.map(map::WAYS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let data = MapData::from_pin(path).map_err(BpfError::map(map::WAYS))?;
+    let ways = HashMap::<_, Raw<WayKey>, Raw<Way>>::try_from(Map::HashMap(data)).map_err(BpfError::map(map::WAYS))?;
+    Ok(Some(ways.keys().flatten().map(|Raw(key)| key).collect()))
 }
 
 /// Another number than any before it in this run of the kernel.

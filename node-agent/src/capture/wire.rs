@@ -15,6 +15,7 @@ use super::bpf::{self, BpfError, Target};
 use super::error::CaptureError;
 use super::object::{Link as ProgramLink, Object};
 use super::pins::replace_link;
+use super::wire_test;
 use crate::sys::netlink::{Link, RouteSocket};
 use crate::sys::netns::NetNs;
 
@@ -26,9 +27,9 @@ const EGRESS: u32 = 47;
 /// Why a pod's connections cannot take the short way.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
-    /// Interfaces or addresses could not be listed.
-    #[error("cannot list interfaces: {0}")]
-    List(#[from] io::Error),
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// More than one interface: packets might leave by the other.
     #[error("the pod has {0} interfaces that are up; the short way needs exactly one")]
     Interfaces(usize),
@@ -41,6 +42,9 @@ pub(crate) enum WireError {
     /// The address is not the interface's.
     #[error("address {0} is not one of the pod's interface")]
     Address(IpAddr),
+    /// A frame of the self-test did not go where it should.
+    #[error("self-test: the pod's link {0}")]
+    SelfTest(&'static str),
     /// The kernel would not attach a program.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -49,6 +53,8 @@ pub(crate) enum WireError {
 /// The programs of pods' links, loaded once.
 pub(super) struct WirePrograms {
     programs: [WireProgram; 2],
+    /// The map of ways, for the self-test.
+    ways: OwnedFd,
 }
 
 struct WireProgram {
@@ -60,13 +66,13 @@ struct WireProgram {
 
 impl WirePrograms {
     /// Loads them.
-    pub(super) fn load(object: &mut Object) -> Result<Self, BpfError> {
+    pub(super) fn load(object: &mut Object, ways: OwnedFd) -> Result<Self, BpfError> {
         // What drops comes before what admits.
         let mut load = |name, attach_type| -> Result<WireProgram, BpfError> {
             let (fd, id) = object.load_classifier(name)?;
             Ok(WireProgram { name, attach_type, id, fd })
         };
-        Ok(Self { programs: [load(program::WIRE_TO, EGRESS)?, load(program::WIRE_FROM, INGRESS)?] })
+        Ok(Self { programs: [load(program::WIRE_TO, EGRESS)?, load(program::WIRE_FROM, INGRESS)?], ways })
     }
 
     /// Whether they are attached to an interface of the namespace this thread is in.
@@ -93,8 +99,16 @@ pub(crate) struct WireJob {
 pub(crate) struct AttachedWire(pub(super) Wire);
 
 impl WireJob {
-    /// Finds the link and attaches the programs.
+    /// Finds the link, attaches the programs and tests them. Where that fails, none are left.
     pub(crate) fn run(&self) -> Result<AttachedWire, WireError> {
+        let result = self.attach();
+        if result.is_err() {
+            detach(&self.directory, self.netns.cookie());
+        }
+        result
+    }
+
+    fn attach(&self) -> Result<AttachedWire, WireError> {
         let wire = find(&self.netns, &self.ips)?;
         let cookie = self.netns.cookie();
         for program in &self.programs.programs {
@@ -106,6 +120,7 @@ impl WireJob {
         if !self.programs.are_on(wire.outer()).map_err(CaptureError::from)? {
             return Err(CaptureError::NotAttached { program: program::WIRE_FROM }.into());
         }
+        wire_test::test(&self.netns, wire, &self.programs.ways)?;
         Ok(AttachedWire(wire))
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that crosses a node's interfaces, read from a packet socket.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,7 +68,7 @@ impl Packets {
     /// connection are nothing but TLS records. Gives the number of payload bytes seen.
     #[track_caller]
     pub fn assert_only_tls(&self) -> usize {
-        for packet in self.0.iter().filter(|packet| packet.protocol == TCP) {
+        for packet in self.0.iter().filter(|packet| packet.protocol == TCP && !is_self_test(packet)) {
             let (from, to) = (packet.source, packet.destination);
             assert!(packet.has_port(HBONE_PORT), "TCP outside a tunnel: {from} -> {to}, flags {:#x}", packet.flags);
         }
@@ -88,7 +88,9 @@ impl Packets {
     /// Payload of each direction of each TCP connection, from its first seen byte up to the first gap.
     fn streams(&self) -> BTreeMap<(usize, SocketAddr, SocketAddr), Vec<u8>> {
         let mut segments: BTreeMap<_, Vec<&Packet>> = BTreeMap::new();
-        for packet in self.0.iter().filter(|packet| packet.protocol == TCP && !packet.payload.is_empty()) {
+        for packet in
+            self.0.iter().filter(|packet| packet.protocol == TCP && !packet.payload.is_empty() && !is_self_test(packet))
+        {
             segments.entry((packet.interface, packet.source, packet.destination)).or_default().push(packet);
         }
         segments.into_iter().map(|(key, packets)| (key, reassemble(&packets))).collect()
@@ -113,6 +115,12 @@ fn reassemble(packets: &[&Packet]) -> Vec<u8> {
         }
     }
     stream
+}
+
+/// Whether an agent made it to test a pod's link: both ends are the dummy address of RFC 7600.
+fn is_self_test(packet: &Packet) -> bool {
+    let dummy = IpAddr::from([192, 0, 0, 8]);
+    packet.source.ip() == dummy && packet.destination.ip() == dummy
 }
 
 /// Walks the record headers; the last record may be incomplete.

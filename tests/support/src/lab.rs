@@ -335,7 +335,9 @@ fn plug_pod(node: &NetNs, pod: &NetNs, host_link: &str, ips: &[IpAddr]) {
     );
     command::ip_batch(
         Some(node.name()),
-        &format!("link set {host_link} addrgenmode none\nlink set {host_link} master {BRIDGE}\nlink set {host_link} up\n"),
+        &format!(
+            "link set {host_link} addrgenmode none\nlink set {host_link} master {BRIDGE}\nlink set {host_link} up\n"
+        ),
     );
     let mut inside = "link set eth0 addrgenmode none\nlink set eth0 up\n".to_owned();
     for ip in ips {

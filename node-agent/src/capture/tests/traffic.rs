@@ -147,7 +147,10 @@ fn what_comes_in_goes_where_the_verdict_says() {
     let mut client = call(22).unwrap();
     let (mut server, _) = application.accept().unwrap();
     assert_connected(&mut client, &mut server);
-    let KernelEvent::FlowOpened { cookie, socket, peer, local } = next() else { panic!("no event of the plaintext") };
+    let KernelEvent::FlowOpened { cookie, socket, peer, local, from } = next() else {
+        panic!("no event of the plaintext")
+    };
+    assert_eq!(from, None, "nobody vouches for the other end");
     assert_eq!((cookie, local), (node.pod.netns.cookie(), server.local_addr().unwrap()));
     assert_eq!(peer, client.local_addr().unwrap());
     let flows = bed.pod.enter(sock_diag::tcp_connections).unwrap().unwrap();
