@@ -160,7 +160,8 @@ fn the_auditor_repairs_what_was_taken_away() {
         &format!("pods/{}/warren_lookup", node.pod.netns.cookie()),
         &format!("pods/{}/warren_gate", node.pod.netns.cookie()),
     ] {
-        std::fs::remove_file(format!("/sys/fs/bpf/warren/{}/v1/{link}", bed.name)).unwrap();
+        std::fs::remove_file(format!("/sys/fs/bpf/warren/{}/v{}/{link}", bed.name, warren_ebpf_abi::ABI_VERSION))
+            .unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let found = node.capture.audit();
         assert!(!found.is_empty() && found.iter().all(|finding| finding.repaired), "{link}: {found:?}");
