@@ -69,7 +69,7 @@ pub enum EventKind {
     FlowClosed = 3,
     /// A connection to a captured destination was refused at `connect`.
     ConnectRefused = 4,
-    /// An application has opened a connection that takes the short way within the node.
+    /// An application has opened a connection that takes the kernel path.
     FlowDialled = 5,
     /// Such a connection was not answered.
     FlowFailed = 6,

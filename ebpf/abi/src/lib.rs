@@ -74,11 +74,11 @@ pub mod map {
     /// A pod's [`PodConfig`](crate::PodConfig), one entry.
     pub const POD_CONFIG: &str = "POD_CONFIG";
 
-    /// Sources of the short way: netns cookie → [`NearSource`](crate::NearSource).
+    /// Sources of the kernel path: netns cookie → [`NearSource`](crate::NearSource).
     pub const NEAR_SOURCES: &str = "NEAR_SOURCES";
-    /// Destinations of the short way: address → [`NearDestination`](crate::NearDestination).
+    /// Destinations of the kernel path: address → [`NearDestination`](crate::NearDestination).
     pub const NEAR_DESTINATIONS: &str = "NEAR_DESTINATIONS";
-    /// Who may take the short way: [`VerdictKey`](crate::VerdictKey) → [`Verdict`](crate::Verdict).
+    /// Who may take the kernel path: [`VerdictKey`](crate::VerdictKey) → [`Verdict`](crate::Verdict).
     pub const NEAR_VERDICTS: &str = "NEAR_VERDICTS";
     /// Directions of admitted connections: [`WayKey`](crate::WayKey) → [`Way`](crate::Way).
     pub const WAYS: &str = "WAYS";
@@ -137,7 +137,7 @@ pub mod stat {
     pub const NO_LISTENER: u32 = 8;
     /// Events lost because the ring buffer was full.
     pub const EVENTS_LOST: u32 = 9;
-    /// Connections that took the short way within the node.
+    /// Connections that took the kernel path.
     pub const ADMITTED: u32 = 10;
     /// Connections that were to take it, but were led into the agent after all.
     pub const DIVERTED: u32 = 11;

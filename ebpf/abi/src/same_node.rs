@@ -40,7 +40,7 @@ impl Wire {
     }
 }
 
-/// A pod whose connections may take the short way, as their source. Keyed by cookie.
+/// A pod whose connections may take the kernel path, as their source. Keyed by cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct NearSource {
@@ -52,7 +52,7 @@ pub struct NearSource {
     pub v6: [u8; 16],
 }
 
-/// A pod whose connections may take the short way, as their destination. Keyed by address.
+/// A pod whose connections may take the kernel path, as their destination. Keyed by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct NearDestination {
@@ -119,7 +119,7 @@ pub struct Verdict {
     pub generation: u64,
 }
 
-/// What `connect` found out about a socket that takes the short way; the source port is not known then.
+/// What `connect` found out about a socket that takes the kernel path; the source port is not known then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Admission {

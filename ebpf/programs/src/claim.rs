@@ -1,4 +1,4 @@
-//! What a SYN from outside claims: to be of a connection that was admitted to the short way.
+//! What a SYN from outside claims: to be of a connection that was admitted to the kernel path.
 
 use warren_ebpf_abi::{WayKey, WayState};
 

@@ -28,7 +28,7 @@ enum Outcome {
     Undone,
     /// It will reach the agent.
     Captured,
-    /// It takes the short way to another pod of this node; counted when that is certain.
+    /// It takes the kernel path to another pod of this node; counted when that is certain.
     Near,
 }
 
@@ -107,7 +107,7 @@ fn handle(
     capture(context, socket, config)
 }
 
-/// Takes the short way if there is a verdict for it, and asks for one if there is none.
+/// Takes the kernel path if there is a verdict for it, and asks for one if there is none.
 #[inline(always)]
 fn goes_near(
     context: &SockAddrContext,

@@ -1,4 +1,4 @@
-//! Connections of enrolled pods that run without the agent, in clear or by the short way within the node: their
+//! Connections of enrolled pods that run without the agent, in clear or by the kernel path: their
 //! beginning, their end, their bytes.
 
 use aya_ebpf::bindings::{

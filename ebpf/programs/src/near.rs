@@ -1,4 +1,4 @@
-//! The short way: connections between pods of this node that run between the pods' own sockets. `connect` finds the
+//! The kernel path: connections between pods of this node that run between the pods' own sockets. `connect` finds the
 //! verdict, `sock_ops` knows the source port and writes the ways of the connection's packets down.
 
 use aya_ebpf::bindings::BPF_SOCK_OPS_STATE_CB_FLAG;
@@ -34,7 +34,7 @@ const ANY: u64 = 0;
 
 /// What is known about a destination when a socket connects.
 pub(crate) enum Near {
-    /// It cannot be reached by the short way.
+    /// It cannot be reached by the kernel path.
     No,
     /// It could be, but there is no verdict.
     Undecided(VerdictKey),

@@ -1,4 +1,4 @@
-//! Maps of the short way within a node that the node's and every pod's programs share, and what they say.
+//! Maps of the kernel path that the node's and every pod's programs share, and what they say.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{HashMap, LruHashMap};

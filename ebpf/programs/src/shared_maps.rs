@@ -15,8 +15,9 @@ pub(crate) static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
 
+/// Room for the events of some ten thousand short connections, should the daemon be busy for a moment.
 #[btf_map]
-pub(crate) static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<Event, 4194304> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static STATS: PerCpuArray<u64, { stat::COUNT as usize }> = PerCpuArray::new();

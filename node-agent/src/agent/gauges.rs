@@ -27,8 +27,10 @@ const KERNEL: [KernelCount; 13] = [
     ("warren_kernel_plaintext_refused", "Plaintext SYNs refused by verdict", |counters| counters.plaintext_refused),
     ("warren_kernel_no_listener", "SYNs refused because the agent had no listener", |counters| counters.no_listener),
     ("warren_kernel_events_lost", "Events lost because nobody read them", |counters| counters.events_lost),
-    ("warren_kernel_admitted", "Connections that took the short way within the node", |counters| counters.admitted),
-    ("warren_kernel_diverted", "Connections led into the agent instead of the short way", |counters| counters.diverted),
+    ("warren_kernel_admitted", "Connections that took the kernel path", |counters| counters.admitted),
+    ("warren_kernel_diverted", "Connections led into the agent instead of the kernel path", |counters| {
+        counters.diverted
+    }),
     ("warren_kernel_wire_dropped", "Packets dropped on pods' links", |counters| counters.wire_dropped),
 ];
 

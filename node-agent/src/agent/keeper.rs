@@ -160,13 +160,24 @@ impl Keeper {
         for (worker, listeners) in self.workers.iter().zip(enrolled.listeners) {
             worker.send(WorkerCommand::Serve { pod: local.clone(), listeners });
         }
+        self.adopt(&want.pod, &local, flows);
+        self.enrolled.insert(uid, Enrolled { pod: want.pod.clone(), local, desired: want, leaving: false });
+    }
+
+    /// Finds the connections of all pods that nobody told of, because the kernel's events were lost.
+    pub(crate) fn find_untold(&self, flows: &mut KernelFlows) {
+        for one in self.enrolled.values() {
+            self.adopt(&one.pod, &one.local, flows);
+        }
+    }
+
+    fn adopt(&self, pod: &Arc<Pod>, local: &Arc<LocalPod>, flows: &mut KernelFlows) {
         let world = self.shared.world.load();
-        flows.adopt(&want.pod, &local, |connection| {
+        flows.adopt(pod, local, |connection| {
             let end = self.capture.near_end(connection.local, connection.remote, connection.cookie)?;
             let peer = self.capture.recorded(end.peer).and_then(|uid| world.pod(&uid).cloned());
             Some((end, peer))
         });
-        self.enrolled.insert(uid, Enrolled { pod: want.pod.clone(), local, desired: want, leaving: false });
     }
 
     /// Follows an object whose content changed. Another ServiceAccount means another identity: what was opened under the

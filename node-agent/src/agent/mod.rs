@@ -98,6 +98,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
         keeper,
         kernel,
         unapplied: false,
+        lost: 0,
     };
     agent.apply(loaded);
     agent.board.notes().ready = true;
@@ -118,6 +119,8 @@ struct Agent {
     kernel: KernelGauges,
     /// The kernel refused the last world; it is offered again.
     unapplied: bool,
+    /// Events that the kernel could not tell, as far as their connections have been looked for.
+    lost: u64,
 }
 
 impl Agent {
@@ -172,6 +175,7 @@ impl Agent {
         self.near.judge_again(&mut self.keeper);
         self.keeper.reconcile(&mut self.flows);
         self.near.attach(&self.keeper);
+        self.find_untold();
         let ended = judge_again(&self.shared);
         if ended > 0 {
             tracing::info!(ended, "live connections are no longer allowed");
@@ -226,16 +230,28 @@ impl Agent {
             tracing::warn!(repaired = finding.repaired, "auditor: {what}");
             self.board.found(what, finding.repaired);
         }
-        match self.keeper.capture.counters() {
-            Ok(counters) => self.kernel.set(&counters),
-            Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
-        }
+        self.find_untold();
         if self.unapplied {
             self.files.again();
         }
         self.flows.prune();
         self.reconcile();
         Ok(())
+    }
+
+    /// Reads the kernel's counters. If events were lost, connections may be open that nobody would end when policy
+    /// changes: they are looked for.
+    fn find_untold(&mut self) {
+        match self.keeper.capture.counters() {
+            Ok(counters) => {
+                self.kernel.set(&counters);
+                if std::mem::replace(&mut self.lost, counters.events_lost) != counters.events_lost {
+                    tracing::warn!(lost = counters.events_lost, "events of the kernel were lost");
+                    self.keeper.find_untold(&mut self.flows);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
+        }
     }
 
     fn reconcile(&mut self) {

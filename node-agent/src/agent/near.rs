@@ -99,7 +99,7 @@ impl Near {
         };
         let state = match wired {
             Ok(()) => {
-                tracing::debug!(pod = %uid, "connections within the node may take the short way");
+                tracing::debug!(pod = %uid, "connections within the node may take the kernel path");
                 LinkState::Attached
             }
             Err(reason) => {

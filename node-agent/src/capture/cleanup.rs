@@ -63,7 +63,7 @@ pub(crate) fn cleanup(config: &CleanupConfig) -> Result<CleanupReport, CaptureEr
     Ok(report)
 }
 
-/// Ends connections that took the short way: without the programs they would go on in clear, by the shared network.
+/// Ends connections that took the kernel path: without the programs they would go on in clear, by the shared network.
 fn end_near(pins: &Pins, state: &State) -> Result<(), CaptureError> {
     let Some(ways) = near::pinned_ways(pins)? else { return Ok(()) };
     for (cookie, record) in state.pods() {

@@ -27,7 +27,7 @@ pub(crate) struct CaptureConfig {
     pub(crate) workers: usize,
     /// Number of the routing table used inside pods.
     pub(crate) route_table: u32,
-    /// Whether connections between pods of this node may take the short way.
+    /// Whether connections between pods of this node may take the kernel path.
     pub(crate) near: bool,
     /// How long the self-test of an enrolment may take.
     pub(crate) self_test_timeout: Duration,

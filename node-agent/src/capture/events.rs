@@ -31,10 +31,10 @@ pub(crate) enum KernelEvent {
         peer: SocketAddr,
         /// What was called.
         local: SocketAddr,
-        /// Namespace of the caller, if the kernel vouches for it: the connection took the short way within the node.
+        /// Namespace of the caller, if the kernel vouches for it: the connection took the kernel path.
         from: Option<u64>,
     },
-    /// An application opened a connection that takes the short way within the node.
+    /// An application opened a connection that takes the kernel path.
     FlowDialled {
         /// The pod.
         cookie: u64,

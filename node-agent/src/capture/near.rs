@@ -1,4 +1,4 @@
-//! The short way between pods of this node: which pods may take it, and the verdicts.
+//! The kernel path between pods of this node: which pods may take it, and the verdicts.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -50,7 +50,7 @@ pub(crate) struct NearEnd {
     pub(crate) dialled: bool,
 }
 
-/// The state of the short way.
+/// The state of the kernel path.
 pub(super) struct Near {
     sources: HashMap<MapData, u64, Raw<NearSource>>,
     destinations: HashMap<MapData, [u8; 16], Raw<NearDestination>>,
@@ -76,7 +76,7 @@ impl Near {
         if wanted {
             match near.ways_fd().and_then(|ways| WirePrograms::load(object, ways)) {
                 Ok(programs) => near.programs = Some(Arc::new(programs)),
-                Err(error) => tracing::warn!(%error, "this kernel has no short way within the node"),
+                Err(error) => tracing::warn!(%error, "this kernel has no kernel path"),
             }
         }
         Ok(near)
@@ -159,7 +159,7 @@ impl Near {
 }
 
 impl NodeCapture {
-    /// What has to be done, on another thread, for a pod's connections to take the short way. `None` if it is not to
+    /// What has to be done, on another thread, for a pod's connections to take the kernel path. `None` if it is not to
     /// be, or the pod is not in.
     pub(crate) fn wire_job(&self, uid: &PodUid) -> Option<WireJob> {
         let (pod, programs) = (self.pods.get(uid)?, self.near.programs.clone()?);
@@ -202,14 +202,14 @@ impl NodeCapture {
         Ok(Some(what))
     }
 
-    /// Closes the short way for a pod.
+    /// Closes the kernel path for a pod.
     pub(super) fn unwire(&mut self, uid: &PodUid) -> Result<(), CaptureError> {
         let Some(pod) = self.pods.get_mut(uid) else { return Ok(()) };
         pod.wire = None;
         Ok(self.near.close(pod.netns.cookie())?)
     }
 
-    /// Opens the short way anew for a pod whose addresses changed.
+    /// Opens the kernel path anew for a pod whose addresses changed.
     pub(super) fn rewire(&mut self, uid: &PodUid) -> Result<(), BpfError> {
         let Some(pod) = self.pods.get(uid) else { return Ok(()) };
         match pod.wire {
@@ -218,12 +218,12 @@ impl NodeCapture {
         }
     }
 
-    /// Whether a pod's connections may take the short way.
+    /// Whether a pod's connections may take the kernel path.
     pub(crate) fn is_wired(&self, uid: &PodUid) -> bool {
         self.pods.get(uid).is_some_and(|pod| pod.wire.is_some())
     }
 
-    /// Lets connections of this kind take the short way.
+    /// Lets connections of this kind take the kernel path.
     pub(crate) fn permit(&mut self, pair: &NearPair) -> Result<(), CaptureError> {
         let verdict = Raw(Verdict { generation: self.near.generation });
         Ok(self.near.verdicts.insert(pair.key(), verdict, 0).map_err(BpfError::map(map::NEAR_VERDICTS))?)

@@ -64,7 +64,7 @@ pub(super) struct Pod {
     pub(super) object: PodObject,
     /// False once it is being withdrawn.
     pub(super) capturing: bool,
-    /// Its link, once connections may take the short way.
+    /// Its link, once connections may take the kernel path.
     pub(super) wire: Option<Wire>,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Counters {
     pub(crate) no_listener: u64,
     /// Events lost because nobody read them.
     pub(crate) events_lost: u64,
-    /// Connections that took the short way within the node.
+    /// Connections that took the kernel path.
     pub(crate) admitted: u64,
     /// Connections that were to take it, but were led into the agent after all.
     pub(crate) diverted: u64,

@@ -24,14 +24,14 @@ const INGRESS: u32 = 46;
 /// `BPF_TCX_EGRESS`.
 const EGRESS: u32 = 47;
 
-/// Why a pod's connections cannot take the short way.
+/// Why a pod's connections cannot take the kernel path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// More than one interface: packets might leave by the other.
-    #[error("the pod has {0} interfaces that are up; the short way needs exactly one")]
+    #[error("the pod has {0} interfaces that are up; the kernel path needs exactly one")]
     Interfaces(usize),
     /// Not a veth.
     #[error("the pod's interface is not a veth")]

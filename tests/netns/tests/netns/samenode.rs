@@ -55,10 +55,10 @@ impl Near {
         (world, strangers.expect("made"))
     }
 
-    /// Connects until a connection takes the short way: the first ones ask for the verdict.
+    /// Connects until a connection takes the kernel path: the first ones ask for the verdict.
     #[track_caller]
     fn warm(&self, client: &Pod, to: SocketAddr) {
-        eventually("connections take the short way", SOON, || {
+        eventually("connections take the kernel path", SOON, || {
             let stream = connect(&client.ns, to).expect("a connection");
             (self.route(stream) == "kernel").then_some(())
         });
@@ -85,7 +85,7 @@ impl Near {
         self.lab.apply(&[&self.agent]);
     }
 
-    /// The kernel's own word on how many connections took the short way.
+    /// The kernel's own word on how many connections took the kernel path.
     fn admitted(&self) -> f64 {
         self.agent.metric("warren_kernel_admitted", &[])
     }
@@ -98,7 +98,7 @@ fn only(world: &mut Lab, service_account: &str) {
 }
 
 #[test]
-fn connections_within_a_node_take_the_short_way_and_are_known() {
+fn connections_within_a_node_take_the_kernel_path_and_are_known() {
     let world = Near::start();
     let echo = Server::echo(&world.server.ns, any(8080));
     assert_echo(&world.client.ns, world.server.at(8080), b"the first goes through the agent");
@@ -136,7 +136,7 @@ fn connections_within_a_node_take_the_short_way_and_are_known() {
 }
 
 #[test]
-fn the_short_way_can_be_switched_off() {
+fn the_kernel_path_can_be_switched_off() {
     let world = Near::with(&[("--same-node", "tunnel")], |_| {});
     let _echo = Server::echo(&world.server.ns, any(8080));
     for _ in 0..5 {
@@ -183,7 +183,7 @@ fn bytes_arrive_as_they_were_sent_and_ends_are_ends() {
         assert!(is_reset(&cut.unwrap_or_else(|error| error)));
         let closed = exchange(&world.client.ns, SocketAddr::new(ip, 9), b"").unwrap_err();
         assert!(is_reset(&closed), "nobody listens: {closed}");
-        eventually("all three took the short way", SOON, || (world.admitted() >= before + 3.0).then_some(()));
+        eventually("all three took the kernel path", SOON, || (world.admitted() >= before + 3.0).then_some(()));
     }
     let dropped = world.agent.metric("warren_kernel_wire_dropped", &[]);
     assert_eq!(dropped, 2.0, "nothing but the self-test's frame of each pod");
