@@ -15,7 +15,8 @@ pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_s
 pub use node::{Captured, Config, ExactKey, OwnKey, PodEntry};
 pub use pod::{PodConfig, PortVerdict};
 pub use same_node::{
-    Admission, MAX_WAYS, NearDestination, NearSource, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey, WayState, Wire,
+    Admission, MAX_VERDICTS, MAX_WAYS, NearDestination, NearSource, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey,
+    WayState, Wire,
 };
 
 /// Number of this contract. Pinned maps of another number are never opened.

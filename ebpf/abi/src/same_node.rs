@@ -5,6 +5,9 @@ use crate::Plain;
 /// Most ways that exist at once: two for each admitted connection. A connection beyond goes through the agent.
 pub const MAX_WAYS: usize = 131_072;
 
+/// Most verdicts that exist at once.
+pub const MAX_VERDICTS: usize = 65_536;
+
 /// How long a way is kept after its sender's socket closed, in nanoseconds: what a socket in TIME_WAIT still answers
 /// takes it.
 pub const PAST_WAY_NS: u64 = 120_000_000_000;

@@ -109,13 +109,7 @@ fn handle(
 
 /// Takes the kernel path if there is a verdict for it, and asks for one if there is none.
 #[inline(always)]
-fn goes_near(
-    context: &SockAddrContext,
-    socket: *mut bpf_sock,
-    config: &Config,
-    cookie: u64,
-    target: &Target,
-) -> bool {
+fn goes_near(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config, cookie: u64, target: &Target) -> bool {
     match near::find(cookie, target.bound, target.ip, target.port) {
         Near::No => false,
         Near::Undecided(verdict) => {

@@ -38,6 +38,10 @@ pub fn warren_flows(context: SockOpsContext) -> u32 {
 #[inline(never)]
 fn dialling(context: &SockOpsContext) {
     let Some(socket) = admitted_socket(context) else { return };
+    // A pod that left is no longer captured, whatever an earlier `connect` on the same socket found.
+    if pod(netns_cookie(context.ops.cast())).is_none() {
+        return ADMISSIONS.remove(socket);
+    }
     let key = leaving(&describe(context, EventKind::FlowDialled, 0));
     near::dialling(context, socket, &key, socket_cookie(context));
 }

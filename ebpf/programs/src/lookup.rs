@@ -6,8 +6,8 @@ use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use warren_ebpf_abi::{
-    Endpoint, Event, EventKind, Family, HBONE_PORT, LOOPBACK_IFINDEX, ListenerKind, PodConfig, PortVerdict,
-    WayKey, is_self_test, listener_slot, stat,
+    Endpoint, Event, EventKind, Family, HBONE_PORT, LOOPBACK_IFINDEX, ListenerKind, PodConfig, PortVerdict, WayKey,
+    is_self_test, listener_slot, stat,
 };
 
 use crate::address::{either, is_loopback};

@@ -2,11 +2,11 @@
 //! verdict, `sock_ops` knows the source port and writes the ways of the connection's packets down.
 
 use aya_ebpf::bindings::BPF_SOCK_OPS_STATE_CB_FLAG;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_sock};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockOpsContext;
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_sock};
 use warren_ebpf_abi::{
     Admission, Captured, LOOPBACK_IFINDEX, NearDestination, NearSource, VerdictKey, Way, WayKey, WayState, stat,
 };
@@ -108,14 +108,14 @@ fn admit(context: &SockOpsContext, admission: &Admission, key: &WayKey, owner: u
         state: WayState::Asked as u32,
         received: 0,
     };
-    if WAYS.insert(key, &way, ANY).is_err() {
+    if WAYS.insert(key, way, ANY).is_err() {
         return false;
     }
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let back = key.back();
-    if WAYS.insert(&back, answer(&way, 0), ANY).is_err() || context.set_cb_flags(flags as i32).is_err() {
+    if WAYS.insert(back, answer(&way, 0), ANY).is_err() || context.set_cb_flags(flags as i32).is_err() {
         let _ = WAYS.remove(key);
-        let _ = WAYS.remove(&back);
+        let _ = WAYS.remove(back);
         return false;
     }
     true
@@ -155,7 +155,7 @@ pub(crate) fn accepted(key: &WayKey, cookie: u64, owner: u64) -> Option<u64> {
     let way = match WAYS.get_ptr_mut(key) {
         // SAFETY: the state is one aligned integer; nothing else of the entry is written while it exists.
         Some(found) => unsafe {
-            if (*found).state == WayState::Asked as u32 {
+            if (*found).to == cookie && (*found).state == WayState::Asked as u32 {
                 (*found).state = WayState::Taken as u32;
             }
             &*found

@@ -4,12 +4,13 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{HashMap, LruHashMap};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
-use warren_ebpf_abi::{MAX_WAYS, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey};
+use warren_ebpf_abi::{MAX_VERDICTS, MAX_WAYS, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey};
 
 use crate::shared_maps::config;
 
 #[btf_map]
-pub(crate) static NEAR_VERDICTS: HashMap<VerdictKey, Verdict, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub(crate) static NEAR_VERDICTS: HashMap<VerdictKey, Verdict, MAX_VERDICTS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Never evicted: the packets of a connection whose way were missing would leave by the shared network.
 #[btf_map]

@@ -42,10 +42,10 @@ fn from_pod(context: &TcContext, key: &WayKey, is_syn: bool) -> i32 {
     if let Some(way) = unsafe { WAYS.get(key) } {
         return if way.from_wire.outer() == interface { deliver(context, way) } else { drop() };
     }
-    if let Some(way) = past_way(key) {
-        if way.from_wire.outer() == interface {
-            return deliver(context, way);
-        }
+    if let Some(way) = past_way(key)
+        && way.from_wire.outer() == interface
+    {
+        return deliver(context, way);
     }
     if is_syn && is_near(key) { drop() } else { TC_ACT_UNSPEC }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use warren_core::identity::PodUid;
 use warren_core::world::{Pod, World};
+use warren_ebpf_abi::MAX_VERDICTS;
 
 use super::keeper::Keeper;
 use crate::capture::{AttachedWire, NearPair, WireError, WireJob};
@@ -123,6 +124,13 @@ impl Near {
         let world = self.shared.world.load();
         if !is_allowed(&world, &pair, &parties) {
             return;
+        }
+        if self.verdicts.len() >= MAX_VERDICTS && !self.verdicts.contains_key(&pair) {
+            // Somebody tries many ports. Those that are in use ask again.
+            self.verdicts.clear();
+            if let Err(error) = keeper.capture.withdraw_verdicts() {
+                tracing::error!(%error, "verdicts could not be taken back");
+            }
         }
         match keeper.capture.permit(&pair) {
             Ok(()) => drop(self.verdicts.insert(pair, parties)),

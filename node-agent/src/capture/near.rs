@@ -229,6 +229,13 @@ impl NodeCapture {
         Ok(self.near.verdicts.insert(pair.key(), verdict, 0).map_err(BpfError::map(map::NEAR_VERDICTS))?)
     }
 
+    /// Takes all verdicts back, at once.
+    pub(crate) fn withdraw_verdicts(&mut self) -> Result<(), CaptureError> {
+        self.near.generation = fresh_generation();
+        self.write_config()?;
+        Ok(self.near.withdraw(|_| true)?)
+    }
+
     /// Lets them take it no longer. Should that fail, no verdict at all is good any more, and an error is returned.
     pub(crate) fn withdraw_verdict(&mut self, pair: &NearPair) -> Result<(), CaptureError> {
         let key = pair.key();

@@ -100,7 +100,7 @@ impl Evidence {
             let wrong = events.filter(|event| {
                 event["decision"] != decision
                     || event["source_identity"].as_str() != from.identity().as_deref()
-                    || event["mtls"] != from.enrolled
+                    || is_proven(event) != from.enrolled
             });
             faults.extend(wrong.map(|event| format!("{} → {}: {}", from.name, to.name, event.line)));
         }
@@ -142,6 +142,11 @@ impl Evidence {
         let handshakes = self.events.iter().filter(|event| event["event"] == "mtls_handshake").count();
         (self.events.len() - handshakes, handshakes)
     }
+}
+
+/// Whether the caller's identity is more than its own word: by TLS, or by the kernel between pods of one node.
+fn is_proven(event: &Event) -> bool {
+    event["mtls"] == true || event["authenticated_by"] == "kernel"
 }
 
 fn address(party: &Value) -> Option<IpAddr> {

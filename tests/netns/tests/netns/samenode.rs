@@ -259,7 +259,7 @@ fn next_segment(packets: &[Packet], from: SocketAddr, to: SocketAddr) -> (u32, u
             let syn = u32::from(packet.flags & 0x02 != 0);
             packet.sequence.wrapping_add(u32::try_from(packet.payload.len()).unwrap()).wrapping_add(syn)
         })
-        .last()
+        .next_back()
     };
     (end(from, to).expect("the connection was seen"), end(to, from).expect("its answers, too"))
 }
