@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use warren_core::identity::PodUid;
@@ -13,6 +14,9 @@ use super::keeper::Keeper;
 use crate::capture::{AttachedWire, NearPair, WireError, WireJob};
 use crate::judge::decide_near;
 use crate::shared::Shared;
+
+/// Time between two attempts at a link that was of no use.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// A job that is done.
 pub(crate) struct WireDone {
@@ -34,8 +38,8 @@ enum LinkState {
     Tried,
     /// In service, as long as the auditor finds it so.
     Attached,
-    /// Of no use.
-    Unusable,
+    /// Of no use; it is tried again after a while, since what hinders may go.
+    Unusable(Instant),
 }
 
 /// Wires and verdicts.
@@ -80,7 +84,8 @@ impl Near {
             let wanted = match self.links.get(&pod) {
                 None => true,
                 Some(LinkState::Attached) => !keeper.capture.is_wired(&pod.0),
-                Some(LinkState::Tried | LinkState::Unusable) => false,
+                Some(LinkState::Unusable(since)) => since.elapsed() > RETRY,
+                Some(LinkState::Tried) => false,
             };
             if wanted
                 && let Some(job) = keeper.capture.wire_job(&pod.0)
@@ -105,7 +110,7 @@ impl Near {
             }
             Err(reason) => {
                 tracing::info!(pod = %uid, reason, "connections within the node go through the agent");
-                LinkState::Unusable
+                LinkState::Unusable(Instant::now())
             }
         };
         if let Some(link) = self.links.get_mut(&(uid, cookie)) {

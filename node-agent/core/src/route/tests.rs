@@ -108,6 +108,22 @@ fn ports_of_a_node() {
 }
 
 #[test]
+fn only_a_pod_of_the_same_node_that_is_dialled_by_its_own_address_is_near() {
+    let near = |text: &str, to: &str| {
+        let world = world(text);
+        near(&world, pod(&world, "case", "a"), to.parse().unwrap()).map(|pod| pod.name.clone())
+    };
+    assert_eq!(near(WORLD, "10.0.0.2:80"), Some("b".to_owned()));
+    assert_eq!(near(WORLD, "[fd00::2]:80"), Some("b".to_owned()));
+    let elsewhere = WORLD.replace("{serviceAccountName: b}", "{serviceAccountName: b, nodeName: far}");
+    assert_eq!(near(&elsewhere, "10.0.0.2:80"), None);
+    // Itself, the mesh's own port, a service, a port of the node, outside of the mesh, nobody.
+    for to in ["10.0.0.1:80", "10.0.0.2:15008", "10.96.0.1:80", "192.168.0.1:8081", "10.0.0.4:80", "203.0.113.1:443"] {
+        assert_eq!(near(WORLD, to), None, "{to}");
+    }
+}
+
+#[test]
 fn everything_else_is_denied_with_a_reason() {
     assert_eq!(told("a", "203.0.113.1:443", 0), "unknown_destination");
     assert_eq!(told("a", "10.96.0.99:80", 0), "unknown_destination");
