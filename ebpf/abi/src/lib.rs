@@ -9,6 +9,7 @@ mod listener;
 mod node;
 mod pod;
 mod same_node;
+mod splice;
 
 pub use event::{Endpoint, Event, EventKind, RefusalReason};
 pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_slot};
@@ -17,6 +18,10 @@ pub use pod::{PodConfig, PortVerdict};
 pub use same_node::{
     Admission, MAX_VERDICTS, MAX_WAYS, NearDestination, NearSource, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey,
     WayState, Wire,
+};
+pub use splice::{
+    MAX_SPLICED, SPLICE_BUFFER, SPLICE_MOST_SMALL, SPLICE_SHARE, SPLICE_SMALL, SpliceEnd, SpliceLayout, SplicePair,
+    SplicePort, splice_stat,
 };
 
 /// Number of this contract. Pinned maps of another number are never opened.
@@ -88,6 +93,17 @@ pub mod map {
     /// What `connect` found out: socket storage, [`Admission`](crate::Admission).
     pub const ADMISSIONS: &str = "ADMISSIONS";
 
+    /// Ends of spliced connections: socket cookie → [`SpliceEnd`](crate::SpliceEnd).
+    pub const SPLICE_ENDS: &str = "SPLICE_ENDS";
+    /// Sockets that spliced bytes go to: sockhash, by cookie.
+    pub const SPLICE_SOCKETS: &str = "SPLICE_SOCKETS";
+    /// Who listens: [`SplicePort`](crate::SplicePort) → address of the socket.
+    pub const SPLICE_LISTENERS: &str = "SPLICE_LISTENERS";
+    /// Per-CPU counters, indexed by [`splice_stat`](crate::splice_stat).
+    pub const SPLICE_STATS: &str = "SPLICE_STATS";
+    /// What a socket knows of the other end: socket storage, [`SplicePair`](crate::SplicePair).
+    pub const SPLICE_PAIRS: &str = "SPLICE_PAIRS";
+
     /// The maps that pod objects share with the node object.
     pub const SHARED: [&str; 8] = [OWN, CONFIG, HEARTBEAT, EVENTS, STATS, NEAR_VERDICTS, WAYS, PAST_WAYS];
 }
@@ -114,6 +130,14 @@ pub mod program {
     pub const WIRE_FROM: &str = "warren_wire_from";
     /// What a pod is sent, on its link's end in the agent's namespace.
     pub const WIRE_TO: &str = "warren_wire_to";
+    /// The beginning of spliced connections.
+    pub const SPLICE_TAKE: &str = "warren_splice_take";
+    /// Messages of spliced connections.
+    pub const SPLICE_SEND: &str = "warren_splice_send";
+    /// What spliced connections receive by TCP.
+    pub const SPLICE_KEEP: &str = "warren_splice_keep";
+    /// Options of spliced sockets.
+    pub const SPLICE_OPTION: &str = "warren_splice_option";
 }
 
 /// Indexes of the counters in [`map::STATS`].

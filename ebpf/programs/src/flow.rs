@@ -17,6 +17,7 @@ use crate::near::{self, ADMISSIONS};
 use crate::node_maps::{EXEMPT, pod};
 use crate::shared_maps::{config, is_own};
 use crate::socket::netns_cookie;
+use crate::splice_ends::SPLICE_ENDS;
 
 /// `AF_INET`.
 const INET: u32 = 2;
@@ -84,6 +85,7 @@ fn closed(context: &SockOpsContext) {
     event.sent = event.sent.saturating_sub(sent);
     event.received = event.received.saturating_sub(received);
     event.peer = near::closed(&key, event.socket).unwrap_or(0);
+    add_spliced(&mut event);
     if context.arg(0) == BPF_TCP_SYN_SENT {
         event.kind = EventKind::FlowFailed as u32;
     }
@@ -108,6 +110,16 @@ fn uncounted(context: &SockOpsContext, key: &WayKey, received: u64) -> (u64, u64
         BPF_TCP_CLOSE_WAIT => (dialled, 1),
         _ => (dialled, 0),
     }
+}
+
+/// TCP has not seen the bytes that went from socket to socket.
+#[inline(always)]
+fn add_spliced(event: &mut Event) {
+    // SAFETY: the other end's socket may add to it; what comes after the end of this one is not reported.
+    let Some(end) = (unsafe { SPLICE_ENDS.get(event.socket) }) else { return };
+    event.received += end.received;
+    event.sent += end.sent;
+    let _ = SPLICE_ENDS.remove(event.socket);
 }
 
 /// What the packets that a socket sends bear.

@@ -18,6 +18,7 @@ mod node_maps;
 mod option;
 mod shared_maps;
 mod socket;
+mod splice_ends;
 mod stats;
 mod storage;
 mod wire;

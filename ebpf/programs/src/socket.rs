@@ -37,8 +37,14 @@ pub(crate) fn netns_cookie(context: *mut c_void) -> u64 {
 /// Sets a socket option of level `SOL_SOCKET`; false if the kernel would not.
 #[inline(always)]
 pub(crate) fn set_option(context: *mut c_void, option: i32, value: u32) -> bool {
+    set_option_of(context, SOL_SOCKET, option, value)
+}
+
+/// Sets a socket option of any level; false if the kernel would not.
+#[inline(always)]
+pub(crate) fn set_option_of(context: *mut c_void, level: i32, option: i32, value: u32) -> bool {
     let mut value = value;
     let pointer = ptr::from_mut(&mut value).cast();
     // SAFETY: as above; `value` outlives the call and is as long as stated.
-    unsafe { bpf_setsockopt(context, SOL_SOCKET, option, pointer, size_of::<u32>() as i32) == 0 }
+    unsafe { bpf_setsockopt(context, level, option, pointer, size_of::<u32>() as i32) == 0 }
 }
