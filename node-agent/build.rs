@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Objects, and the variables that tell the daemon's source where they are.
-const OBJECTS: [(&str, &str); 2] = [("warren-node.o", "WARREN_EBPF_NODE"), ("warren-pod.o", "WARREN_EBPF_POD")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("warren-node.o", "WARREN_EBPF_NODE"),
+    ("warren-pod.o", "WARREN_EBPF_POD"),
+    ("warren-splice.o", "WARREN_EBPF_SPLICE"),
+];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=WARREN_EBPF_DIR");

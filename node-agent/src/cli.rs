@@ -99,6 +99,10 @@ pub(crate) struct AgentArgs {
     /// self-test passes, or in mutual TLS like all others.
     #[arg(long, value_enum, default_value_t = SameNode::Kernel)]
     pub(crate) same_node: SameNode,
+    /// Whether bytes of connections that the kernel carries within this node skip TCP, where its self-test passes.
+    /// ARCHITECTURE.md says what applications must not do then.
+    #[arg(long, value_enum, default_value_t = Splice::Off)]
+    pub(crate) splice: Splice,
     /// How often the auditor compares the kernel with the world.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) audit_interval: Duration,
@@ -117,6 +121,17 @@ pub(crate) enum SameNode {
     Kernel,
     /// In mutual TLS.
     Tunnel,
+}
+
+/// Whether bytes skip TCP within a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Splice {
+    /// They do not.
+    Off,
+    /// Those of applications that do not wait in calls, where the kernel's self-test passes.
+    On,
+    /// Those of all applications: a blocking `recv` may come back with EAGAIN.
+    All,
 }
 
 /// `warren agent cleanup`

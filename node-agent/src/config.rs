@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use warren_core::identity::TrustDomain;
 
-use crate::capture::Mark;
-use crate::cli::{AgentArgs, SameNode};
+use crate::capture::{Mark, Spliced};
+use crate::cli::{AgentArgs, SameNode, Splice};
 
 /// Trust domain of a mesh that names none.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -73,6 +73,7 @@ pub(crate) struct Config {
     pub(crate) workers: usize,
     pub(crate) early_data: EarlyData,
     pub(crate) same_node: SameNode,
+    pub(crate) splice: Splice,
     pub(crate) audit_interval: Duration,
 }
 
@@ -105,8 +106,20 @@ impl Config {
             mark: args.mark,
             route_table: args.route_table,
             same_node: args.same_node,
+            splice: args.splice,
             audit_interval: args.audit_interval,
         })
+    }
+}
+
+impl Config {
+    /// Which connections are to be spliced.
+    pub(crate) fn spliced(&self) -> Option<Spliced> {
+        match (self.same_node, self.splice) {
+            (SameNode::Tunnel, _) | (_, Splice::Off) => None,
+            (SameNode::Kernel, Splice::On) => Some(Spliced::NonBlocking),
+            (SameNode::Kernel, Splice::All) => Some(Spliced::All),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::capture::Counters;
 type KernelCount = (&'static str, &'static str, fn(&Counters) -> u64);
 
 /// All of them.
-const KERNEL: [KernelCount; 13] = [
+const KERNEL: [KernelCount; 16] = [
     ("warren_kernel_captured", "Connections captured", |counters| counters.captured),
     ("warren_kernel_passed", "Connections of enrolled pods left alone", |counters| counters.passed),
     ("warren_kernel_undone", "Sockets released after an earlier capture", |counters| counters.undone),
@@ -32,6 +32,11 @@ const KERNEL: [KernelCount; 13] = [
         counters.diverted
     }),
     ("warren_kernel_wire_dropped", "Packets dropped on pods' links", |counters| counters.wire_dropped),
+    ("warren_kernel_splicing", "Whether bytes skip TCP within the node (1) or not (0)", |counters| counters.splicing),
+    ("warren_kernel_spliced_bytes", "Bytes that skipped TCP", |counters| counters.spliced_bytes),
+    ("warren_kernel_spliced_to_tcp", "Messages that could have skipped TCP and did not", |counters| {
+        counters.spliced_to_tcp
+    }),
 ];
 
 /// Gauges of what the kernel side has counted since its maps were made.

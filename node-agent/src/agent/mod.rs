@@ -407,6 +407,7 @@ fn capture(config: &Config) -> Result<NodeCapture, Fatal> {
         workers: config.workers,
         route_table: config.route_table,
         near: config.same_node == SameNode::Kernel,
+        splice: config.spliced(),
         self_test_timeout: SELF_TEST,
     })
     .map_err(|error: CaptureError| Fatal::new(Exit::Capture, "capture", &error))

@@ -85,8 +85,10 @@ impl BpfError {
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
 const PROG_QUERY: libc::c_long = 16;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
 
 /// The part of `union bpf_attr` for pinning.
 #[repr(C)]
@@ -103,6 +105,15 @@ struct LinkAttr {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// The part of `union bpf_attr` for changing a link.
+#[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 /// The part of `union bpf_attr` for single map elements.
@@ -209,6 +220,28 @@ fn create_link(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Re
     let attr = LinkAttr { program: program.as_raw_fd().cast_unsigned(), target, attach_type, flags: 0 };
     // SAFETY: `attr` is what the command takes.
     let fd = unsafe { syscall(LINK_CREATE, std::ptr::from_ref(&attr).cast_mut()) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives a link another program.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = LinkUpdateAttr {
+        link: link.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: `attr` is what the command takes.
+    unsafe { call(LINK_UPDATE, &attr) }
+}
+
+/// Opens a pinned object.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let attr = PinAttr { path: path.as_ptr().addr() as u64, fd: 0, flags: 0 };
+    // SAFETY: `attr` is what the command takes, and `path` ends with a zero and outlives the call.
+    let fd = unsafe { syscall(OBJ_GET, std::ptr::from_ref(&attr).cast_mut()) }?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

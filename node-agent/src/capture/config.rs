@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::splice::Which;
+
 /// A socket mark and the bits of it that belong to capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -29,6 +31,8 @@ pub(crate) struct CaptureConfig {
     pub(crate) route_table: u32,
     /// Whether connections between pods of this node may take the kernel path.
     pub(crate) near: bool,
+    /// Bytes of which such connections go from socket to socket, where the kernel does that right; `None` is none.
+    pub(crate) splice: Option<Which>,
     /// How long the self-test of an enrolment may take.
     pub(crate) self_test_timeout: Duration,
 }

@@ -23,6 +23,7 @@ mod pins;
 mod plumbing;
 mod pod;
 mod self_test;
+mod splice;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -38,4 +39,5 @@ pub(crate) use handles::{Exemption, Heartbeat};
 pub(crate) use listeners::WorkerListeners;
 pub(crate) use near::{NearEnd, NearPair};
 pub(crate) use node::{Counters, NodeCapture};
+pub(crate) use splice::Which as Spliced;
 pub(crate) use wire::{AttachedWire, WireError, WireJob};

@@ -23,6 +23,7 @@ use super::object::{ATTACHED_SETSOCKOPT, Attached, Loader, Object};
 use super::pins::{Pins, linked_program, replace_link};
 use super::plumbing::Plumbing;
 use super::pod::PodObject;
+use super::splice::{self, SpliceError, SpliceObject, Which};
 use super::state::State;
 use crate::sys::netns::NetNs;
 
@@ -37,6 +38,9 @@ const PROGRAMS: [(&str, u32); 6] = [
     (program::CONNECT6, 11),
 ];
 
+/// As above, of the programs that splice.
+const SPLICE_PROGRAMS: [(&str, u32); 2] = [(program::SPLICE_TAKE, 3), (program::SPLICE_OPTION, ATTACHED_SETSOCKOPT)];
+
 /// Capture on one node: what is attached at the cgroup root, and the pods that are enrolled.
 ///
 /// It may be dropped at any time: what it made stays in the kernel, pinned, and is taken over by the next one.
@@ -49,6 +53,7 @@ pub(crate) struct NodeCapture {
     pub(super) exemption: Exemption,
     pub(super) pods: BTreeMap<PodUid, Pod>,
     pub(super) near: Near,
+    splice: Option<SpliceObject>,
     heartbeat: Heartbeat,
     captured: CapturedMaps,
     events: Option<RingBuf<MapData>>,
@@ -105,6 +110,12 @@ pub(crate) struct Counters {
     pub(crate) diverted: u64,
     /// Packets dropped on pods' links.
     pub(crate) wire_dropped: u64,
+    /// Whether bytes are spliced.
+    pub(crate) splicing: u64,
+    /// Bytes that went from socket to socket.
+    pub(crate) spliced_bytes: u64,
+    /// Messages of spliced connections that were given to TCP.
+    pub(crate) spliced_to_tcp: u64,
 }
 
 impl NodeCapture {
@@ -125,6 +136,7 @@ impl NodeCapture {
             events: Some(object.map(map::EVENTS)?),
             maps: NodeMaps::take(&mut object)?,
             near: Near::take(&mut object, config.near)?,
+            splice: None,
             programs: BTreeMap::new(),
             pods: BTreeMap::new(),
             config,
@@ -136,7 +148,33 @@ impl NodeCapture {
         node.start(&mut object)?;
         let pods = node.state.pods().keys().copied().collect();
         node.near.keep_ways(&pods)?;
+        node.start_splicing()?;
         Ok(node)
+    }
+
+    /// Begins to splice, where it is wanted and the kernel does it right.
+    fn start_splicing(&mut self) -> Result<(), CaptureError> {
+        let Some(which) = self.config.splice else { return SpliceObject::remove(&self.pins) };
+        match splice::self_test(&self.cgroup) {
+            Ok(()) => self.open_splice(which),
+            Err(error) => self.do_not_splice(&error),
+        }
+    }
+
+    fn open_splice(&mut self, which: Which) -> Result<(), CaptureError> {
+        match SpliceObject::open(&self.pins, &self.cgroup, which) {
+            Ok(object) => {
+                self.splice = Some(object);
+                Ok(())
+            }
+            Err(error) => self.do_not_splice(&error),
+        }
+    }
+
+    fn do_not_splice(&mut self, error: &SpliceError) -> Result<(), CaptureError> {
+        tracing::warn!(%error, "bytes are not spliced within the node");
+        self.splice = None;
+        SpliceObject::remove(&self.pins)
     }
 
     fn start(&mut self, object: &mut Object) -> Result<(), CaptureError> {
@@ -213,7 +251,11 @@ impl NodeCapture {
             let values = self.maps.stats.get(&index, 0).map_err(BpfError::map(map::STATS))?;
             Ok(values.iter().sum())
         };
+        let (spliced_bytes, spliced_to_tcp) = self.splice.as_ref().map_or(Ok((0, 0)), SpliceObject::counted)?;
         Ok(Counters {
+            splicing: u64::from(self.splice.is_some()),
+            spliced_bytes,
+            spliced_to_tcp,
             captured: sum(stat::CAPTURED)?,
             passed: sum(stat::PASSED)?,
             undone: sum(stat::UNDONE)?,
@@ -241,13 +283,23 @@ impl NodeCapture {
                 found.push(name);
             }
         }
+        for (name, attach_type) in self.splice.iter().flat_map(|_| SPLICE_PROGRAMS) {
+            let running = bpf::attached(&Target::File(self.cgroup.as_fd()), attach_type)?;
+            if !linked_program(&self.pins.link(name), name).is_ok_and(|id| running.contains(&id)) {
+                found.push(name);
+            }
+        }
         Ok(found)
     }
 
     /// Attaches all of the node's programs anew.
     pub(super) fn reattach(&mut self) -> Result<(), CaptureError> {
         let mut object = self.loader.node()?;
-        self.start(&mut object)
+        self.start(&mut object)?;
+        match self.config.splice {
+            Some(which) if self.splice.is_some() => self.open_splice(which),
+            _ => Ok(()),
+        }
     }
 }
 

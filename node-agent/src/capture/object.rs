@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{
     CgroupAttachMode, CgroupSockAddr, CgroupSockopt, Program, SchedClassifier, SkLookup, SockOps, TcAttachType,
@@ -20,7 +20,7 @@ pub(super) const ATTACHED_SETSOCKOPT: u32 = 22;
 static NODE: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_NODE"));
 static POD: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_POD"));
 
-const NODE_MAPS: [&str; 9] = [
+const NODE_MAPS: [&str; 10] = [
     map::PODS,
     map::CAPTURE4,
     map::CAPTURE6,
@@ -30,6 +30,7 @@ const NODE_MAPS: [&str; 9] = [
     map::NEAR_SOURCES,
     map::NEAR_DESTINATIONS,
     map::ADMISSIONS,
+    map::SPLICE_ENDS,
 ];
 const POD_MAPS: [&str; 4] = [map::LISTENERS, map::LISTENER_PORTS, map::VERDICTS, map::POD_CONFIG];
 
@@ -72,11 +73,28 @@ impl Loader {
 /// descriptor number, so a map that is taken out has to stay open until they are attached.
 pub(super) struct Object(Ebpf);
 
+impl From<Ebpf> for Object {
+    fn from(ebpf: Ebpf) -> Self {
+        Self(ebpf)
+    }
+}
+
 impl Object {
     /// Takes a map out.
     pub(super) fn map<T: TryFrom<Map>>(&mut self, name: &'static str) -> Result<T, BpfError> {
         let map = self.0.take_map(name).ok_or(BpfError::Missing(name))?;
         T::try_from(map).map_err(|_| BpfError::Missing(name))
+    }
+
+    /// A handle of a map that stays in.
+    pub(super) fn share<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, BpfError> {
+        let Some(Map::HashMap(data)) = self.0.map(name) else { return Err(BpfError::Missing(name)) };
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(BpfError::map_io(name))?;
+        let own = MapData::from_fd(fd).map_err(BpfError::map(name))?;
+        HashMap::try_from(Map::HashMap(own)).map_err(BpfError::map(name))
     }
 
     /// Takes a map out as it is.

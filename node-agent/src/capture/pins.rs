@@ -144,7 +144,8 @@ fn file_name(node: &str) -> String {
     name
 }
 
-fn remove_file(path: &Path) -> Result<(), CaptureError> {
+/// Removes a pin, if it is there.
+pub(super) fn remove_file(path: &Path) -> Result<(), CaptureError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CaptureError::file(path)(error)),
         _ => Ok(()),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Socket, Type};
 
 use super::socket;
@@ -26,6 +26,18 @@ impl NetNs {
         let mut namespace = Self { file: File::open(path)?, cookie: 0, path: path.to_owned() };
         namespace.cookie = namespace.enter(current_cookie)??;
         Ok(namespace)
+    }
+
+    /// A namespace that nobody else knows, with its `lo` up; it goes when it is dropped.
+    pub(crate) fn scratch() -> io::Result<Self> {
+        // A thread of its own: one that cannot come back would stay where it is.
+        let made = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let probe = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            socket::set_up(probe.as_fd(), c"lo")?;
+            Self::open(Path::new("/proc/thread-self/ns/net"))
+        });
+        made.join().map_err(|_| io::Error::other("the thread that makes a network namespace panicked"))?
     }
 
     /// The number the kernel gives this namespace and no other, ever.

@@ -1,5 +1,6 @@
 //! TCP sockets with the options that connections through the agent need.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
@@ -117,6 +118,23 @@ pub(crate) fn prepare_near_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Lets a socket bind, and accept connections for, addresses that are not local.
 pub(crate) fn set_transparent(socket: &Socket, v6: bool) -> io::Result<()> {
     if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
+}
+
+/// Sets an interface up, in the namespace that `socket` belongs to.
+pub(crate) fn set_up(socket: BorrowedFd<'_>, interface: &CStr) -> io::Result<()> {
+    // SAFETY: the structure holds integers and a union of such; zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let name = interface.to_bytes_with_nul();
+    if name.len() > request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is what the command takes, and it outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn read_option(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<u64> {

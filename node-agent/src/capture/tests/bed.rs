@@ -71,6 +71,7 @@ impl Bed {
             workers: 2,
             route_table: 15577,
             near: true,
+            splice: None,
             self_test_timeout: Duration::from_secs(2),
         }
     }
