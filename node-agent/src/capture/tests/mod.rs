@@ -5,4 +5,5 @@ mod bed;
 mod enrolment;
 mod escapes;
 mod leftovers;
+mod splice;
 mod traffic;

@@ -20,6 +20,7 @@ mod leftovers;
 mod pods;
 mod policy;
 mod samenode;
+mod splice;
 mod traffic;
 mod untouched;
 mod world;

@@ -23,16 +23,16 @@ use crate::inspect::{exists, pinned};
 const SOON: Duration = Duration::from_secs(10);
 
 /// One bridged node with an agent, and two pods of the mesh that accept nothing in clear. Fields drop in this order.
-struct Near {
-    agent: Agent,
-    client: Pod,
-    server: Pod,
-    lab: Lab,
+pub(crate) struct Near {
+    pub(crate) agent: Agent,
+    pub(crate) client: Pod,
+    pub(crate) server: Pod,
+    pub(crate) lab: Lab,
 }
 
 impl Near {
     #[track_caller]
-    fn with(flags: &[(&str, &str)], prepare: impl FnOnce(&mut Lab)) -> Self {
+    pub(crate) fn with(flags: &[(&str, &str)], prepare: impl FnOnce(&mut Lab)) -> Self {
         let mut lab = Lab::bridged();
         let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
         lab.manifest.set_mtls(None, "STRICT");
@@ -57,7 +57,7 @@ impl Near {
 
     /// Connects until a connection takes the kernel path: the first ones ask for the verdict.
     #[track_caller]
-    fn warm(&self, client: &Pod, to: SocketAddr) {
+    pub(crate) fn warm(&self, client: &Pod, to: SocketAddr) {
         eventually("connections take the kernel path", SOON, || {
             let stream = connect(&client.ns, to).expect("a connection");
             (self.route(stream) == "kernel").then_some(())
@@ -74,7 +74,7 @@ impl Near {
 
     /// The audit event that an end of a connection left.
     #[track_caller]
-    fn ended(&self, from: SocketAddr, direction: &str) -> Value {
+    pub(crate) fn ended(&self, from: SocketAddr, direction: &str) -> Value {
         self.agent.wait_audit("the end of a connection", |event| {
             event["direction"] == direction && event["source"]["address"] == from.to_string()
         })
@@ -86,7 +86,7 @@ impl Near {
     }
 
     /// The kernel's own word on how many connections took the kernel path.
-    fn admitted(&self) -> f64 {
+    pub(crate) fn admitted(&self) -> f64 {
         self.agent.metric("warren_kernel_admitted", &[])
     }
 }
