@@ -142,7 +142,12 @@ impl Session {
     /// The end, now.
     pub(super) fn abort(&self) {
         self.aborted.set(true);
-        self.state.borrow_mut().has_work();
+        let mut state = self.state.borrow_mut();
+        state.has_work();
+        // Each of them holds this session: kept by it they would keep it, and its socket, for ever.
+        let asked = std::mem::take(&mut state.asked);
+        drop(state);
+        drop(asked);
     }
 
     /// The next request; `None` when there will be none.
@@ -212,6 +217,7 @@ impl State {
                 return Ok(());
             }
             let mut octets = std::mem::take(&mut slot.unsent);
+            octets.make_contiguous();
             let copy = |slices: &mut [io::IoSliceMut<'_>]| {
                 slices.iter_mut().try_fold(0, |copied, slice| Ok(copied + io::Read::read(&mut octets, slice)?))
             };

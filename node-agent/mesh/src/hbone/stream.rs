@@ -207,6 +207,11 @@ impl HboneStream {
     pub(crate) fn read_from(&self, app: &TcpStream, room: usize) -> Result<io::Result<usize>, StreamEnd> {
         let session = &self.handle.session;
         let mut state = session.state.borrow_mut();
+        // A write has been told of the reset, and the kernel tells of it once: a read would find a clean end.
+        let broken = |slot: &Slot| slot.app_broken.as_ref().map(|error| io::Error::from(error.kind()));
+        if let Some(error) = state.slots.get(&self.handle.id).and_then(broken) {
+            return Ok(Err(error));
+        }
         let read = state.read_payload(self.handle.id, room, |slices| ready::read_vectored(app, slices));
         let read = read.map_err(StreamEnd::Broken)?;
         if let Ok(length @ 1..) = read {
