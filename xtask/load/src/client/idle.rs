@@ -1,0 +1,99 @@
+//! Connections that stand and do nothing.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+
+use super::exchange::{Exchange, Step};
+use super::{BUFFER, EVENTS, TICK};
+use crate::Fault;
+
+/// A load of idle connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Idle {
+    /// The server.
+    pub to: SocketAddr,
+    /// Connections to hold.
+    pub connections: usize,
+    /// Connections that are being made at once.
+    pub at_once: usize,
+    /// Bytes of the message that proves a connection.
+    pub size: usize,
+    /// How long nothing may happen while they are made or proved.
+    pub patience: Duration,
+}
+
+/// Connections that are held.
+#[derive(Debug)]
+pub struct Held {
+    poll: Poll,
+    open: Vec<Exchange>,
+    patience: Duration,
+}
+
+/// Opens them; each has had one round trip.
+///
+/// # Errors
+/// Anything that went wrong.
+pub fn idle(load: &Idle) -> Result<Held, Fault> {
+    let mut held = Held { poll: Poll::new()?, open: Vec::new(), patience: load.patience };
+    while held.open.len() < load.connections {
+        let first = held.open.len();
+        for slot in first..load.connections.min(first + load.at_once.max(1)) {
+            let seed = u32::try_from(slot).unwrap_or_default().wrapping_add(std::process::id());
+            let opening = Exchange::opening(load.size, 0, seed)?;
+            held.open.push(Exchange::begin(held.poll.registry(), Token(slot), load.to, opening, load.size)?);
+        }
+        held.wait_until_answered(first)?;
+    }
+    Ok(held)
+}
+
+impl Held {
+    /// How many there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Bytes received and found right.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.open.iter().map(Exchange::received).sum()
+    }
+
+    /// Another round trip on each.
+    ///
+    /// # Errors
+    /// Anything that went wrong.
+    pub fn prove(&mut self) -> Result<(), Fault> {
+        self.open.iter_mut().try_for_each(Exchange::again)?;
+        self.wait_until_answered(0)
+    }
+
+    fn wait_until_answered(&mut self, first: usize) -> Result<(), Fault> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER];
+        let mut progress = Instant::now();
+        let mut waiting = self.open[first..].iter().filter(|exchange| !exchange.is_idle()).count();
+        while waiting > 0 {
+            if progress.elapsed() > self.patience {
+                return Err(Fault::Stalled(self.patience.as_secs()));
+            }
+            self.poll.poll(&mut events, Some(TICK))?;
+            for event in &events {
+                let Some(exchange) = self.open.get_mut(event.token().0) else { continue };
+                match exchange.ready(&mut buffer)? {
+                    Step::Pending => {}
+                    Step::Closed => return Err(Fault::Ended),
+                    Step::Answered(_) => {
+                        waiting = waiting.saturating_sub(1);
+                        progress = Instant::now();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
