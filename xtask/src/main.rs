@@ -10,6 +10,7 @@ mod ebpf;
 mod exit;
 mod interrupt;
 mod lint;
+mod netlab;
 mod outcome;
 mod process;
 mod programs;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::lab::{NODES, Node, PODS, TRUST_DOMAIN, WORLD};
-use super::process::{Daemon, inside};
 use crate::interrupt;
+use crate::netlab::process::{Daemon, inside};
 use crate::process;
 use crate::workspace::Workspace;
 

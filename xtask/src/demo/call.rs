@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::lab::{HTTP_PORT, HTTP_SERVICE_PORT, Pod, REDIS_PORT, Server};
-use super::process::inside;
+use crate::netlab::process::inside;
 
 /// A refusal must be noticed at once; a client that waits this long hangs.
 const LIMIT_SECONDS: u64 = 5;

@@ -2,15 +2,15 @@
 //! case → decision → sanction → notification, with its evidence store.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::netlab::netns_path;
 
 /// The world both agents are given; the lab's names and addresses stand in it.
 pub(super) const WORLD: &str = include_str!("mesh.yaml");
 pub(super) const TRUST_DOMAIN: &str = "reg-prod.example.com";
 /// Everything the demo makes carries this prefix.
 pub(super) const PREFIX: &str = "wdemo-";
-/// The node's end of the link between the nodes.
-pub(super) const LINK: &str = "link0";
 /// The port that the servers' pods listen on, and redis's own.
 pub(super) const HTTP_PORT: u16 = 8080;
 pub(super) const REDIS_PORT: u16 = 6379;
@@ -37,11 +37,6 @@ impl Node {
     /// The networks its pods' addresses come from.
     pub(super) fn pod_networks(self) -> [String; 2] {
         [format!("10.77.{}.0/24", self.number), format!("fd77:0:0:{}::/64", self.number)]
-    }
-
-    /// The other node.
-    pub(super) fn peer(self) -> Self {
-        if self.number == NODES[0].number { NODES[1] } else { NODES[0] }
     }
 
     /// The path of its network namespace.
@@ -148,10 +143,6 @@ pub(super) fn pairs() -> impl Iterator<Item = (Pod, Pod)> {
             .filter(move |to| to.server != Server::Nothing && to.name != from.name)
             .map(move |to| (from, to))
     })
-}
-
-fn netns_path(name: &str) -> PathBuf {
-    Path::new("/run/netns").join(name)
 }
 
 // The groups are written in hexadecimal and read as decimal digits, so that a

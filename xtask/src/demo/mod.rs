@@ -8,7 +8,6 @@ mod lab;
 mod matrix;
 mod network;
 mod pcap;
-mod process;
 mod report;
 mod rotation;
 mod schema;
@@ -27,6 +26,7 @@ use self::report::Report;
 use self::stage::Stage;
 use self::wire::Recording;
 use crate::exit::{CANNOT_INSTALL, Coded};
+use crate::netlab::process::inside;
 use crate::outcome::Totals;
 use crate::setup::{self, Group};
 use crate::workspace::Workspace;
@@ -218,7 +218,7 @@ fn ping() -> Vec<String> {
     let others = PODS.iter().skip(1).flat_map(|pod| pod.addresses());
     others
         .filter(|address| {
-            let mut command = process::inside(&PODS[0].netns(), "ping");
+            let mut command = inside(&PODS[0].netns(), "ping");
             !crate::process::succeeds(command.args(["-c", "1", "-W", "2", &address.to_string()]))
         })
         .map(|address| format!("{address} does not answer"))

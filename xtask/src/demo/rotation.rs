@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use super::agent::{Agents, LEAF_TTL};
 use super::call::{By, http_port};
 use super::lab::{NODES, Pod, REDIS_PORT};
-use super::process::{Daemon, inside};
 use crate::interrupt;
+use crate::netlab::process::{Daemon, inside};
 
 /// Rotations that both ends must have gone through.
 const ROTATIONS: usize = 2;

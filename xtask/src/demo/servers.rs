@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::lab::{HTTP_PORT, PODS, Pod, REDIS_PORT, Server};
-use super::process::{Daemon, inside};
 use crate::interrupt;
+use crate::netlab::process::{Daemon, inside};
 use crate::process;
 
 const START_LIMIT: Duration = Duration::from_secs(10);

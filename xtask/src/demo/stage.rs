@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::agent::Agents;
-use super::lab::NODES;
-use super::network;
-use super::process::Daemon;
+use super::lab::{NODES, PREFIX};
 use crate::interrupt;
+use crate::netlab::network;
+use crate::netlab::process::Daemon;
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "/run/warren-demo";
@@ -56,7 +56,7 @@ impl Stage {
     /// Removes what an earlier run left, and makes the directory.
     pub(super) fn begin(workspace: &Workspace) -> Result<Self> {
         let agents = Agents::new(workspace, &directory());
-        if directory().exists() || !network::existing().is_empty() {
+        if directory().exists() || !network::existing(PREFIX).is_empty() {
             println!("taking down what an earlier demo left or kept");
         }
         let left = take_down(&agents);
@@ -102,13 +102,13 @@ pub(super) fn directory() -> PathBuf {
 /// Removes everything of the demo, whoever started it. Processes in its
 /// namespaces are its own: nobody else enters them.
 pub(super) fn take_down(agents: &Agents) -> Vec<String> {
-    let mut left = network::end_processes();
+    let mut left = network::end_processes(PREFIX);
     for node in NODES.into_iter().filter(|node| agents.program().exists() && has_traces(node.name)) {
         if let Err(error) = agents.clean_up(node) {
             left.push(format!("{error:#}"));
         }
     }
-    left.extend(network::remove().into_iter().map(|name| format!("network namespace {name}")));
+    left.extend(network::remove(PREFIX).into_iter().map(|name| format!("network namespace {name}")));
     left.extend(pins().map(|path| path.display().to_string()).filter(|path| Path::new(path).exists()));
     if let Err(error) = fs::remove_dir_all(DIRECTORY)
         && error.kind() != ErrorKind::NotFound

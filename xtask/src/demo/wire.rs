@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::lab::{LINK, NODES, PODS};
+use super::lab::{NODES, PODS};
 use super::pcap::{self, Segment};
-use super::process::{Daemon, inside};
+use crate::netlab::network::LINK;
+use crate::netlab::process::{Daemon, inside};
 use crate::process;
 
 const HBONE_PORT: u16 = 15008;

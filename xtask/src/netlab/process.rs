@@ -1,4 +1,4 @@
-//! Programs inside the lab's namespaces, and their orderly end.
+//! Programs inside a lab's namespaces, and their orderly end.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// A command inside a network namespace. Unlike `ip netns exec`, this leaves
 /// /sys alone, where the agent needs cgroup2 and bpffs.
-pub(super) fn inside(netns: &Path, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn inside(netns: &Path, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = process::command("nsenter");
     command.arg(format!("--net={}", netns.display())).arg("--").arg(program);
     command
@@ -27,15 +27,15 @@ pub(super) fn inside(netns: &Path, program: impl AsRef<std::ffi::OsStr>) -> Comm
 
 /// A program that runs until it is stopped.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     name: String,
     child: Child,
 }
 
 impl Daemon {
     /// Starts it with its output in a file, in a process group of its own: a
-    /// Ctrl-C is the demo's to handle, in its order.
-    pub(super) fn start(name: &str, log: &Path, command: &mut Command) -> Result<Self> {
+    /// Ctrl-C is the chore's to handle, in its order.
+    pub(crate) fn start(name: &str, log: &Path, command: &mut Command) -> Result<Self> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().with_context(|| process::shown(command))?;
@@ -43,22 +43,22 @@ impl Daemon {
     }
 
     /// What it is called in messages.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Whether it has not ended.
-    pub(super) fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Asks it to end; `wait` sees to it.
-    pub(super) fn ask_to_end(&self) {
+    pub(crate) fn ask_to_end(&self) {
         process::terminate(&self.child);
     }
 
     /// Waits for its end, and kills it when it takes too long.
-    pub(super) fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         let started = Instant::now();
         while self.is_running() {
             if started.elapsed() > PATIENCE {
@@ -74,7 +74,7 @@ impl Daemon {
 
 /// Ends processes known by number only: those of an earlier run, found in the
 /// lab's own namespaces.
-pub(super) fn end_strangers(pids: &[Pid]) {
+pub(crate) fn end_strangers(pids: &[Pid]) {
     for pid in pids {
         let _ = kill(*pid, Signal::SIGTERM);
     }
