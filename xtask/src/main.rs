@@ -5,6 +5,7 @@
 //! commands are printed); 130 interrupted.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod exit;
@@ -39,6 +40,8 @@ enum Command {
     BuildEbpf(ebpf::Args),
     /// Run the regulatory lab on two simulated nodes, with real programs.
     Demo(demo::Args),
+    /// Measure Warren beside plain TCP and its peers.
+    Bench(Box<bench::Args>),
     /// Run the tests, all or by suite, and print the totals.
     Test(test::Args),
     /// Check formats, lints, licences and the direction of dependencies.
@@ -59,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::BuildEbpf(args) => ebpf::build(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Bench(args) => bench::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
     }

@@ -85,6 +85,9 @@ enum Command {
         /// Seconds without progress that end the run.
         #[arg(long, default_value_t = 15.0)]
         patience: f64,
+        /// Hold what was reached when there is no more progress.
+        #[arg(long)]
+        as_many_as_possible: bool,
     },
 }
 
@@ -155,9 +158,10 @@ fn run(command: Command) -> Result<()> {
             };
             say(&client::stream(&Streams { to, streams, direction, window: time.window() })?)
         }
-        Command::Idle { target, connections, at_once, patience } => {
+        Command::Idle { target, connections, at_once, patience, as_many_as_possible } => {
             let patience = Duration::from_secs_f64(patience);
-            hold(&Idle { to: target.to, connections, at_once, size: target.size as usize, patience })
+            let Target { to, size, .. } = target;
+            hold(&Idle { to, connections, at_once, size: size as usize, patience, as_many_as_possible })
         }
     }
 }

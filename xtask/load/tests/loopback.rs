@@ -98,7 +98,8 @@ fn streams_go_every_way() {
 fn idle_connections_stand_and_prove_themselves() {
     let server = Running::start();
     let patience = Duration::from_secs(5);
-    let load = Idle { to: server.address, connections: 200, at_once: 32, size: 64, patience };
+    let load =
+        Idle { to: server.address, connections: 200, at_once: 32, size: 64, patience, as_many_as_possible: false };
     let mut held = client::idle(&load).unwrap();
     held.prove().unwrap();
     assert_eq!((held.connections(), held.received()), (200, 200 * 2 * 64));

@@ -3,45 +3,28 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::agent::Agents;
 use super::lab::{NODES, PREFIX};
-use crate::interrupt;
-use crate::netlab::network;
 use crate::netlab::process::Daemon;
+use crate::netlab::{self, network};
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "/run/warren-demo";
 const LOCK: &str = "warren-demo";
 /// Longer than a demo takes.
 const LOCK_LIMIT: Duration = Duration::from_secs(120);
-const LOCK_POLL: Duration = Duration::from_millis(500);
 /// Where the agents pin what outlives them.
 const PINS: &str = "/sys/fs/bpf/warren";
 
-/// Two demos at once would be in each other's way: the second waits. The lock
-/// is a name in the kernel: it goes with the process and leaves no file.
+/// Two demos at once would be in each other's way: the second waits.
 pub(super) fn lock() -> Result<UnixListener> {
-    let name = SocketAddr::from_abstract_name(LOCK).context("name of the lock")?;
-    let started = Instant::now();
-    loop {
-        match UnixListener::bind_addr(&name) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            bound => return bound.context("lock"),
-        }
-        if started.elapsed() > LOCK_LIMIT {
-            bail!("another demo runs on this machine");
-        }
-        interrupt::check()?;
-        thread::sleep(LOCK_POLL);
-    }
+    netlab::lock(LOCK, LOCK_LIMIT)
 }
 
 /// The built world. Dropping it takes everything down.

@@ -22,13 +22,15 @@ pub struct Idle {
     pub size: usize,
     /// How long nothing may happen while they are made or proved.
     pub patience: Duration,
+    /// Be content with what stands when nothing happens any more.
+    pub as_many_as_possible: bool,
 }
 
 /// Connections that are held.
 #[derive(Debug)]
 pub struct Held {
     poll: Poll,
-    open: Vec<Exchange>,
+    open: Vec<Option<Exchange>>,
     patience: Duration,
 }
 
@@ -43,9 +45,15 @@ pub fn idle(load: &Idle) -> Result<Held, Fault> {
         for slot in first..load.connections.min(first + load.at_once.max(1)) {
             let seed = u32::try_from(slot).unwrap_or_default().wrapping_add(std::process::id());
             let opening = Exchange::opening(load.size, 0, seed)?;
-            held.open.push(Exchange::begin(held.poll.registry(), Token(slot), load.to, opening, load.size)?);
+            held.open.push(Some(Exchange::begin(held.poll.registry(), Token(slot), load.to, opening, load.size)?));
         }
-        held.wait_until_answered(first)?;
+        match held.wait_until_answered(first) {
+            Err(Fault::Stalled(_)) if load.as_many_as_possible => {
+                held.open.iter_mut().for_each(|slot| drop(slot.take_if(|exchange| !exchange.is_idle())));
+                break;
+            }
+            answered => answered?,
+        }
     }
     Ok(held)
 }
@@ -54,13 +62,13 @@ impl Held {
     /// How many there are.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.open.len()
+        self.open.iter().flatten().count()
     }
 
     /// Bytes received and found right.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.open.iter().map(Exchange::received).sum()
+        self.open.iter().flatten().map(Exchange::received).sum()
     }
 
     /// Another round trip on each.
@@ -68,7 +76,7 @@ impl Held {
     /// # Errors
     /// Anything that went wrong.
     pub fn prove(&mut self) -> Result<(), Fault> {
-        self.open.iter_mut().try_for_each(Exchange::again)?;
+        self.open.iter_mut().flatten().try_for_each(Exchange::again)?;
         self.wait_until_answered(0)
     }
 
@@ -76,14 +84,14 @@ impl Held {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; BUFFER];
         let mut progress = Instant::now();
-        let mut waiting = self.open[first..].iter().filter(|exchange| !exchange.is_idle()).count();
+        let mut waiting = self.open[first..].iter().flatten().filter(|exchange| !exchange.is_idle()).count();
         while waiting > 0 {
             if progress.elapsed() > self.patience {
                 return Err(Fault::Stalled(self.patience.as_secs()));
             }
             self.poll.poll(&mut events, Some(TICK))?;
             for event in &events {
-                let Some(exchange) = self.open.get_mut(event.token().0) else { continue };
+                let Some(Some(exchange)) = self.open.get_mut(event.token().0) else { continue };
                 match exchange.ready(&mut buffer)? {
                     Step::Pending => {}
                     Step::Closed => return Err(Fault::Ended),

@@ -1,0 +1,276 @@
+//! One path, built: namespaces, proxies, the load's server. Only one stands at
+//! a time, so that no path pays for another one's programs in the kernel.
+
+mod envoy;
+mod load;
+pub(crate) mod net;
+pub(crate) mod warren;
+pub(crate) mod ztunnel;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path as FilePath, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use warren_load::report::{Report, Served};
+
+pub(crate) use self::envoy::Envoy;
+pub(crate) use self::load::Load;
+use self::net::{CLIENT, FAR, NEAR, PORT, Pod};
+use self::warren::Agents;
+use self::ztunnel::Ztunnel;
+use super::path::Path;
+use crate::netlab::network;
+use crate::netlab::process::{Daemon, inside};
+use crate::process;
+
+const DIRECTORY: &str = "/run/warren-bench";
+/// The flag of agents that carry same-node bytes in the kernel.
+const SPLICE: &str = "--splice";
+
+/// The programs that are measured and that measure.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) load: PathBuf,
+    pub(crate) warren: PathBuf,
+    pub(crate) ztunnel: Option<Ztunnel>,
+    pub(crate) envoy: Option<Envoy>,
+}
+
+impl Programs {
+    /// Whether a path can be built.
+    pub(crate) fn offer(&self, path: Path) -> bool {
+        match path {
+            Path::Ztunnel => self.ztunnel.is_some(),
+            Path::Envoy => self.envoy.is_some(),
+            Path::SameNodeSplice => warren::knows(&self.warren, SPLICE),
+            _ => true,
+        }
+    }
+}
+
+/// What a lab has beyond pods and proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Nothing.
+    Ordinary,
+    /// The far pod has this many more addresses, each of which wants a tunnel of its own.
+    Addresses(u32),
+}
+
+/// A path that stands. Dropping it takes it down.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    programs: Programs,
+    path: Path,
+    directory: PathBuf,
+    agents: Option<Agents>,
+    proxies: Vec<Daemon>,
+    server: Option<Load>,
+}
+
+impl Lab {
+    /// Builds it, and proves it with one connection.
+    pub(crate) fn up(programs: &Programs, path: Path, shape: Shape) -> Result<Self> {
+        take_down(&programs.warren)?;
+        fs::create_dir_all(DIRECTORY).context(DIRECTORY)?;
+        let mut lab = Self {
+            programs: programs.clone(),
+            path,
+            directory: DIRECTORY.into(),
+            agents: None,
+            proxies: Vec::new(),
+            server: None,
+        };
+        net::build(&lab.pods())?;
+        let more = lab.more_addresses(shape)?;
+        lab.start_proxies(&more)?;
+        let listen = SocketAddr::new("0.0.0.0".parse::<IpAddr>()?, PORT);
+        lab.server = Some(load::serve(&programs.load, &lab.server_pod().netns(), listen)?);
+        lab.prove()?;
+        Ok(lab)
+    }
+
+    fn pods(&self) -> Vec<Pod> {
+        if self.path.is_same_node() { vec![CLIENT, NEAR, FAR] } else { vec![CLIENT, FAR] }
+    }
+
+    fn server_pod(&self) -> Pod {
+        match self.path {
+            Path::Loopback => CLIENT,
+            path if path.is_same_node() => NEAR,
+            _ => FAR,
+        }
+    }
+
+    fn start_proxies(&mut self, more: &[String]) -> Result<()> {
+        match self.path {
+            Path::Loopback | Path::Plain | Path::PlainSameNode => {}
+            Path::Warren | Path::SameNode | Path::SameNodeSplice => {
+                let flags: &[&str] = if self.path == Path::SameNodeSplice { &[SPLICE] } else { &[] };
+                let agents = Agents::new(&self.programs.warren, &self.directory, flags);
+                self.proxies = agents.start(&self.pods(), more)?;
+                self.agents = Some(agents);
+            }
+            Path::Ztunnel => {
+                let ztunnel = self.programs.ztunnel.as_ref().context(ztunnel::HELP)?;
+                self.proxies = ztunnel.start(&self.directory, &self.pods(), more)?;
+            }
+            Path::Envoy => {
+                let envoy = self.programs.envoy.as_ref().context(envoy::HELP)?;
+                self.proxies = envoy.start(&self.directory, CLIENT, FAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round trip; and between nodes there is a tunnel now, or none where there should be none.
+    fn prove(&self) -> Result<()> {
+        self.run(&["connect", "--count", "1", "--warmup", "0"])?;
+        let tunnelled = ztunnel::has_tunnel(CLIENT);
+        match self.path {
+            Path::Warren | Path::Ztunnel if !tunnelled => bail!("no tunnel carries the connections of {}", self.path),
+            Path::Plain | Path::PlainSameNode | Path::Loopback if tunnelled => bail!("{} is tunnelled", self.path),
+            _ => Ok(()),
+        }
+    }
+
+    /// The path that stands.
+    pub(crate) fn path(&self) -> Path {
+        self.path
+    }
+
+    /// What the clients connect to.
+    pub(crate) fn target(&self) -> SocketAddr {
+        match self.path {
+            Path::Envoy => Envoy::outbound(),
+            Path::Loopback => SocketAddr::new([127, 0, 0, 1].into(), PORT),
+            _ => SocketAddr::new(self.server_pod().address(), PORT),
+        }
+    }
+
+    /// Runs a client to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Report> {
+        load::checked(self.start(arguments)?.finish()?)
+    }
+
+    /// Starts a client.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Load> {
+        let mut arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        if !arguments.iter().any(|word| word == "--to") {
+            arguments.extend(["--to".to_owned(), self.target().to_string()]);
+        }
+        Load::start(&self.programs.load, &CLIENT.netns(), &arguments)
+    }
+
+    /// The proxies' processes.
+    pub(crate) fn proxies(&mut self) -> &mut [Daemon] {
+        &mut self.proxies
+    }
+
+    /// The agents, on Warren's paths.
+    pub(crate) fn agents(&self) -> Result<&Agents> {
+        self.agents.as_ref().context("no agents on this path")
+    }
+
+    /// Takes it down; what the server found wrong is an error.
+    pub(crate) fn down(mut self) -> Result<Served> {
+        let served = self.server.take().context("the server has ended").and_then(load::stop);
+        self.end()?;
+        served
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.server = None;
+        self.proxies.iter_mut().for_each(Daemon::kill);
+        self.proxies.clear();
+        take_down(&self.programs.warren)
+    }
+
+    /// Gives the far pod addresses behind its own, all of them served by its wildcard listener.
+    fn more_addresses(&self, shape: Shape) -> Result<Vec<String>> {
+        let Shape::Addresses(count) = shape else { return Ok(Vec::new()) };
+        let addresses: Vec<String> = (0..count).map(|number| extra_address(number).to_string()).collect();
+        let [network, far] = [format!("{}/16", extra_address(0)), FAR.address().to_string()];
+        network::ip(Some(net::NODES[0]), &format!("route add {network} via 10.88.0.2\n"))?;
+        network::ip(Some(net::NODES[1]), &format!("route add {network} via {far} dev pod13 onlink\n"))?;
+        network::ip(Some(&FAR.netns_name()), &format!("route add local {network} dev lo\n"))?;
+        Ok(addresses)
+    }
+}
+
+/// The far pod's further addresses.
+pub(crate) fn extra_address(number: u32) -> IpAddr {
+    std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 89, 0, 0)) + number).into()
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.directory.exists()
+            && let Err(error) = self.end()
+        {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+/// Removes what a lab made, of this run or an earlier one.
+pub(crate) fn take_down(warren: &FilePath) -> Result<()> {
+    let mut left = net::remove();
+    if let Err(error) = Agents::new(warren, FilePath::new(DIRECTORY), &[]).clean_up() {
+        left.push(format!("{error:#}"));
+    }
+    match fs::remove_dir_all(DIRECTORY) {
+        Err(error) if error.kind() != ErrorKind::NotFound => left.push(format!("{DIRECTORY}: {error}")),
+        _ => {}
+    }
+    if left.is_empty() { Ok(()) } else { bail!("left behind: {}", left.join(", ")) }
+}
+
+/// Ports with a TCP listener in a namespace.
+fn listening(netns: &FilePath) -> Vec<u16> {
+    const LISTEN: &str = "0A";
+    sockets(netns).into_iter().filter(|(_, _, state)| state == LISTEN).map(|(own, _, _)| own).collect()
+}
+
+/// Remote ports of a namespace's established connections.
+fn established_to(netns: &FilePath) -> Vec<u16> {
+    const ESTABLISHED: &str = "01";
+    sockets(netns).into_iter().filter(|(_, _, state)| state == ESTABLISHED).map(|(_, remote, _)| remote).collect()
+}
+
+/// Own port, remote port and state of a namespace's TCP sockets.
+fn sockets(netns: &FilePath) -> Vec<(u16, u16, String)> {
+    let text = process::output(inside(netns, "cat").args(["/proc/net/tcp", "/proc/net/tcp6"])).unwrap_or_default();
+    text.lines().filter_map(socket).collect()
+}
+
+fn socket(line: &str) -> Option<(u16, u16, String)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let port = |field: &str| u16::from_str_radix(field.rsplit(':').next()?, 16).ok();
+    Some((port(fields.get(1)?)?, port(fields.get(2)?)?, (*fields.get(3)?).to_owned()))
+}
+
+/// The end of a log.
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_of_sockets_is_understood() {
+        let line = "   1: 0B01580A:9C4E 0D02580A:3AA0 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0 20 4 30 10 -1";
+        assert_eq!(socket(line), Some((40014, 15008, "01".into())));
+        assert_eq!(socket("  sl  local_address rem_address   st tx_queue"), None);
+    }
+
+    #[test]
+    fn further_addresses_are_counted_on() {
+        assert_eq!(extra_address(257).to_string(), "10.89.1.1");
+    }
+}

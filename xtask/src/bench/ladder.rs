@@ -1,0 +1,154 @@
+//! The ladder: every row on every path in turn, again and again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::lab::{self, Envoy, Lab, Programs, warren, ztunnel::Ztunnel};
+use super::options::Options;
+use super::path::Path;
+use super::report::{self, About};
+use super::results::Results;
+use super::run::{Run, catalogue};
+use super::targets;
+use crate::workspace::Workspace;
+use crate::{exit, interrupt, netlab, process};
+
+/// Two benchmarks at once would measure each other: the second waits this long.
+const LOCK_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Measures and reports. What went wrong, if anything, is the error.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let _alone = netlab::lock("warren-bench", LOCK_LIMIT)?;
+    let programs = programs(workspace, options)?;
+    let paths = options.paths(|path| programs.offer(path));
+    let mut about = about(&programs, options)?;
+    for (name, value) in &about.facts {
+        println!("{name:<10} {value}");
+    }
+    let mut results = Results::default();
+    let measured = measure(options, &programs, &paths, &mut results, &mut about.faults);
+    lab::take_down(&programs.warren)?;
+    measured?;
+    let targets = targets::lines(&results);
+    report::print_results(&results);
+    report::print_targets(&targets);
+    let out = options.out.clone().unwrap_or_else(|| workspace.target().join("bench"));
+    let files = report::write(&out, &about, &results, &targets)?;
+    println!();
+    for file in files {
+        println!("{}", file.display());
+    }
+    if about.faults.is_empty() {
+        return Ok(());
+    }
+    about.faults.iter().for_each(|fault| println!("WRONG    {fault}"));
+    Err(exit::told())
+}
+
+/// The programs, each of which must run.
+fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
+    let release = workspace.target().join("release");
+    let mut programs = Programs {
+        load: release.join("warren-load"),
+        warren: options.warren_bin.clone().unwrap_or_else(|| release.join("warren")),
+        ztunnel: None,
+        envoy: None,
+    };
+    for peer in &options.peers {
+        let (name, binary) = match peer.split_once('=') {
+            Some((name, binary)) => (name, Some(PathBuf::from(binary))),
+            None => (peer.as_str(), None),
+        };
+        match name {
+            "ztunnel" => programs.ztunnel = Some(Ztunnel::find(binary.as_deref(), options.peer_dir.as_deref())?),
+            "envoy" => programs.envoy = Some(Envoy::find(binary.as_deref())?),
+            other => bail!("no peer is called {other}; there are ztunnel and envoy"),
+        }
+    }
+    Ok(programs)
+}
+
+fn about(programs: &Programs, options: &Options) -> Result<About> {
+    let kernel = process::output(process::command("uname").args(["-sr"]))?.trim().to_owned();
+    let cores = std::thread::available_parallelism().context("number of cores")?;
+    let mut facts = vec![
+        ("machine".to_owned(), format!("{kernel}, {cores} cores")),
+        ("agent".to_owned(), format!("{} ({})", warren::version(&programs.warren)?, programs.warren.display())),
+    ];
+    facts.extend(programs.ztunnel.as_ref().map(|ztunnel| ("peer".to_owned(), ztunnel.version())));
+    facts.extend(programs.envoy.as_ref().map(|envoy| ("peer".to_owned(), envoy.version())));
+    let rounds = format!("{} rounds of {} s after {} s", options.rounds(), options.seconds(), options.warmup());
+    facts.push(("measured".to_owned(), rounds));
+    Ok(About { facts, faults: Vec::new() })
+}
+
+/// Group by group; in each group round by round; in each round path by path.
+fn measure(
+    options: &Options,
+    programs: &Programs,
+    paths: &[Path],
+    results: &mut Results,
+    faults: &mut Vec<String>,
+) -> Result<()> {
+    let started = Instant::now();
+    let groups = catalogue(options);
+    if groups.is_empty() {
+        bail!("no row has a name like {}", options.rows.join(", "));
+    }
+    for group in groups {
+        for round in 0..options.rounds() {
+            for path in paths {
+                let runs: Vec<&Run> = group.iter().filter(|run| run.fits(*path)).collect();
+                if runs.is_empty() {
+                    continue;
+                }
+                let names: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
+                let at = started.elapsed().as_secs();
+                eprintln!("{at:>5} s  round {} of {}  {path:<18}{}", round + 1, options.rounds(), names.join(" "));
+                visit(options, programs, *path, round, &runs, results, faults)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Builds a path, measures rows on it, takes it down.
+fn visit(
+    options: &Options,
+    programs: &Programs,
+    path: Path,
+    round: usize,
+    runs: &[&Run],
+    results: &mut Results,
+    faults: &mut Vec<String>,
+) -> Result<()> {
+    let shape = runs[0].kind.shape(options);
+    let mut note = |what: &str, error: anyhow::Error| -> Result<()> {
+        // A signal is no fault of a path.
+        interrupt::check()?;
+        let fault = format!("{path}, {what}, round {}: {error:#}", round + 1);
+        eprintln!("         {fault}");
+        faults.push(fault);
+        Ok(())
+    };
+    let mut lab = match Lab::up(programs, path, shape) {
+        Ok(lab) => lab,
+        Err(error) => return note("building it", error),
+    };
+    for run in runs {
+        interrupt::check()?;
+        match run.kind.measure(&mut lab, options) {
+            Ok(sample) => results.add(run, path, round, sample),
+            Err(error) => note(&run.id, error)?,
+        }
+    }
+    match lab.down() {
+        Ok(served) if served.broken > 0 => {
+            note("the server", anyhow::anyhow!("{} connections broke off", served.broken))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => note("the server", error),
+    }
+}

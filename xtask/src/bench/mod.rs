@@ -1,0 +1,70 @@
+//! `bench`: Warren measured beside plain TCP and its peers, on one machine, in
+//! one run. Prints a table, and writes JSON, a picture and a page.
+
+mod lab;
+mod ladder;
+mod options;
+mod path;
+mod report;
+mod results;
+mod run;
+mod stats;
+mod targets;
+
+use anyhow::Result;
+use clap::Subcommand;
+use nix::unistd::geteuid;
+
+use self::options::Options;
+use crate::exit::{CANNOT_INSTALL, Coded};
+use crate::setup::{self, Group};
+use crate::workspace::Workspace;
+use crate::{ebpf, interrupt, process};
+
+/// `cargo xtask bench`
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    ladder: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Paths between pods, row by row (the default).
+    Ladder(Options),
+}
+
+/// The command line's entry: everything that is missing is installed and built first.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    if !geteuid().is_root() {
+        let message = "the benchmark makes network namespaces and loads eBPF programs: please run it as root".into();
+        return Err(Coded { code: CANNOT_INSTALL, message }.into());
+    }
+    interrupt::arm()?;
+    match &args.what {
+        Some(What::Ladder(options)) => run_ladder(workspace, options),
+        None => run_ladder(workspace, &args.ladder),
+    }
+}
+
+fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
+    if !options.no_build {
+        setup::ensure(workspace, Group::Demo)?;
+        build(workspace, options.warren_bin.is_none())?;
+    }
+    ladder::run(workspace, options)
+}
+
+/// Release builds of the load generator and, unless another one is given, the agent.
+fn build(workspace: &Workspace, agent: bool) -> Result<()> {
+    let mut cargo = process::command("cargo");
+    cargo.current_dir(workspace.root()).args(["build", "--release", "--package", "warren-load"]);
+    if agent {
+        ebpf::build(workspace, &ebpf::Args::any())?;
+        cargo.args(["--package", "warren-agent", "--bin", "warren", "--bin", "warren-load"]);
+    }
+    process::run(&mut cargo)
+}
