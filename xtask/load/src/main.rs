@@ -178,7 +178,7 @@ impl Time {
 
 fn serve(listen: SocketAddr) -> Result<()> {
     let server = Server::bind(listen)?;
-    server.stopper()?.stop_at_end_of_input();
+    server.stopper().stop_at_end_of_input();
     say(&json!({"ready": server.address()?.to_string()}))?;
     say(&server.run()?)
 }

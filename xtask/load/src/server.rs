@@ -30,6 +30,8 @@ pub struct Server {
     poll: Poll,
     listener: TcpListener,
     stop: Arc<AtomicBool>,
+    /// Kept here as well: one that is closed right after waking may wake nobody.
+    waker: Arc<Waker>,
     open: Vec<Option<Connection>>,
     free: Vec<usize>,
     again: Vec<usize>,
@@ -40,7 +42,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Stopper {
     stop: Arc<AtomicBool>,
-    waker: Waker,
+    waker: Arc<Waker>,
 }
 
 impl Stopper {
@@ -72,10 +74,12 @@ impl Server {
         let poll = Poll::new()?;
         let mut listener = net::listen(address)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         Ok(Self {
             poll,
             listener,
             stop: Arc::default(),
+            waker,
             open: Vec::new(),
             free: Vec::new(),
             again: Vec::new(),
@@ -91,12 +95,10 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// What ends it; to be asked for once.
-    ///
-    /// # Errors
-    /// The system call's.
-    pub fn stopper(&self) -> io::Result<Stopper> {
-        Ok(Stopper { stop: self.stop.clone(), waker: Waker::new(self.poll.registry(), WAKER)? })
+    /// What ends it.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper { stop: self.stop.clone(), waker: self.waker.clone() }
     }
 
     /// Serves until stopped.

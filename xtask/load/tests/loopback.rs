@@ -25,7 +25,7 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let (address, stopper) = (server.address().unwrap(), server.stopper().unwrap());
+        let (address, stopper) = (server.address().unwrap(), server.stopper());
         Self { address, stopper, thread: thread::spawn(|| server.run()) }
     }
 
