@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod cpu;
+pub mod delay;
 mod flow;
 pub mod latency;
 mod net;

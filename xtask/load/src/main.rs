@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use serde_json::json;
 use warren_load::client::{self, Connects, Idle, RoundTrips, Streams, Window};
 use warren_load::report::Report;
 use warren_load::server::Server;
-use warren_load::{cpu, raise_open_files};
+use warren_load::{cpu, delay, raise_open_files};
 
 #[derive(Debug, Parser)]
 #[command(name = "warren-load", about = "TCP load that checks every byte it receives")]
@@ -89,6 +90,18 @@ enum Command {
         #[arg(long)]
         as_many_as_possible: bool,
     },
+    /// Be a link between two network namespaces that delays every packet, until standard input ends.
+    Delay {
+        /// The namespaces' paths; each gets a TUN interface.
+        #[arg(long, num_args = 2, required = true)]
+        between: Vec<PathBuf>,
+        /// The name of the interfaces.
+        #[arg(long)]
+        name: String,
+        /// Milliseconds each way.
+        #[arg(long)]
+        milliseconds: f64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -158,12 +171,22 @@ fn run(command: Command) -> Result<()> {
             };
             say(&client::stream(&Streams { to, streams, direction, window: time.window() })?)
         }
+        Command::Delay { between, name, milliseconds } => delay(&between, &name, milliseconds),
         Command::Idle { target, connections, at_once, patience, as_many_as_possible } => {
             let patience = Duration::from_secs_f64(patience);
             let Target { to, size, .. } = target;
             hold(&Idle { to, connections, at_once, size: size as usize, patience, as_many_as_possible })
         }
     }
+}
+
+/// Carries packets on threads of its own; the process's end is theirs.
+fn delay(between: &[PathBuf], name: &str, milliseconds: f64) -> Result<()> {
+    let [a, b] = between else { anyhow::bail!("a link has two ends") };
+    delay::link([a, b], name, Duration::from_secs_f64(milliseconds / 1000.0))?;
+    say(&json!({"ready": name}))?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
 }
 
 impl Time {

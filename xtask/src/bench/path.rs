@@ -59,16 +59,11 @@ impl Path {
     pub(crate) fn is_same_node(self) -> bool {
         matches!(self, Self::PlainSameNode | Self::SameNode | Self::SameNodeSplice)
     }
-
-    /// Whether Warren's agents run.
-    pub(crate) fn is_warren(self) -> bool {
-        matches!(self, Self::Warren | Self::SameNode | Self::SameNodeSplice)
-    }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.id())
+        f.pad(self.id())
     }
 }
 

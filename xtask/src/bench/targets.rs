@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::path::Path;
 use super::results::{Entry, Results};
+use super::run::RTT;
 
 /// Whether a goal was reached.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -134,15 +135,12 @@ fn first_byte(results: &Results) -> Line {
     let figure = |path| {
         let [ours, plain] =
             [path, Path::Plain].map(|path| results.find("first-byte", "p50", path).map(|entry| &entry.values));
-        Some(ours?.pairwise(plain?, |value, plain| (value - plain) / RTT_MICROS).summary()?.median)
+        Some(ours?.pairwise(plain?, |value, plain| (value - plain) / (RTT as f64 * 1000.0)).summary()?.median)
     };
     let theirs = figure(Path::Ztunnel).map(|theirs| format!("ztunnel {theirs:+.2} RTT")).unwrap_or_default();
     let what = "first byte of a new connection at 10 ms RTT, warm tunnel";
     line(what, "plain TCP's + 0 RTT", Goal::AtMost(0.1), figure(Path::Warren), theirs)
 }
-
-/// The link's round trip in the row of first bytes.
-pub(crate) const RTT_MICROS: f64 = 10_000.0;
 
 fn same_node(results: &Results) -> Line {
     const RUNS: [&str; 12] = [

@@ -45,12 +45,21 @@ pub(crate) struct PodNet {
 
 /// Makes the namespaces, joins the nodes and adds the pods.
 pub(crate) fn build(nodes: &[NodeNet; 2], pods: &[PodNet]) -> Result<()> {
+    build_with(nodes, pods, || {
+        let [a, b] = nodes;
+        ip(None, &format!("link add {LINK} netns {} type veth peer name {LINK} netns {}\n", a.netns, b.netns))
+    })
+}
+
+/// The same with a link of another kind: whatever makes an interface [`LINK`] in both nodes.
+pub(crate) fn build_with<T>(nodes: &[NodeNet; 2], pods: &[PodNet], link: impl FnOnce() -> Result<T>) -> Result<T> {
     add_namespaces(nodes.iter().map(|node| &node.netns).chain(pods.iter().map(|pod| &pod.netns)))?;
+    let link = link()?;
     let [a, b] = nodes;
-    ip(None, &format!("link add {LINK} netns {} type veth peer name {LINK} netns {}\n", a.netns, b.netns))?;
     configure_node(a, b)?;
     configure_node(b, a)?;
-    pods.iter().try_for_each(add_pod)
+    pods.iter().try_for_each(add_pod)?;
+    Ok(link)
 }
 
 /// Makes empty namespaces.
@@ -60,7 +69,7 @@ pub(crate) fn add_namespaces<'a>(names: impl Iterator<Item = &'a String>) -> Res
 }
 
 /// Addresses and routes of a node whose link to the other one is there.
-pub(crate) fn configure_node(node: &NodeNet, peer: &NodeNet) -> Result<()> {
+fn configure_node(node: &NodeNet, peer: &NodeNet) -> Result<()> {
     forward_packets(&netns_path(&node.netns))?;
     let mut lines = format!("link set lo up\nlink set {LINK} up\n");
     for own in &node.addresses {
@@ -74,7 +83,7 @@ pub(crate) fn configure_node(node: &NodeNet, peer: &NodeNet) -> Result<()> {
 }
 
 /// Joins a pod's namespace to its node.
-pub(crate) fn add_pod(pod: &PodNet) -> Result<()> {
+fn add_pod(pod: &PodNet) -> Result<()> {
     let (host, netns) = (&pod.host_interface, &pod.netns);
     let mut at_node = format!("link add {host} type veth peer name eth0 netns {netns}\nlink set {host} up\n");
     at_node += &format!("address add {}/32 dev {host}\naddress add {}/64 dev {host} nodad\n", GATEWAY[0], GATEWAY[1]);

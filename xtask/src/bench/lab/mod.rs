@@ -11,6 +11,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use warren_load::report::{Report, Served};
@@ -57,6 +58,8 @@ pub(crate) enum Shape {
     Ordinary,
     /// The far pod has this many more addresses, each of which wants a tunnel of its own.
     Addresses(u32),
+    /// The link between the nodes delays every packet for so many milliseconds.
+    Delayed(u64),
 }
 
 /// A path that stands. Dropping it takes it down.
@@ -68,6 +71,8 @@ pub(crate) struct Lab {
     agents: Option<Agents>,
     proxies: Vec<Daemon>,
     server: Option<Load>,
+    /// The process that is the link, where there is one.
+    link: Option<Load>,
 }
 
 impl Lab {
@@ -82,8 +87,15 @@ impl Lab {
             agents: None,
             proxies: Vec::new(),
             server: None,
+            link: None,
         };
-        net::build(&lab.pods())?;
+        match shape {
+            Shape::Delayed(each_way) => {
+                let each_way = Duration::from_millis(each_way);
+                lab.link = Some(net::build_delayed(&lab.pods(), &programs.load, each_way)?);
+            }
+            _ => net::build(&lab.pods())?,
+        }
         let more = lab.more_addresses(shape)?;
         lab.start_proxies(&more)?;
         let listen = SocketAddr::new("0.0.0.0".parse::<IpAddr>()?, PORT);
@@ -182,7 +194,7 @@ impl Lab {
     }
 
     fn end(&mut self) -> Result<()> {
-        self.server = None;
+        (self.server, self.link) = (None, None);
         self.proxies.iter_mut().for_each(Daemon::kill);
         self.proxies.clear();
         take_down(&self.programs.warren)

@@ -1,12 +1,14 @@
 //! The benchmark's two nodes and three pods.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 
+use super::load::Load;
 use crate::netlab::netns_path;
-use crate::netlab::network::{self, NodeNet, PodNet};
+use crate::netlab::network::{self, LINK, NodeNet, PodNet};
 
 /// Everything the benchmark makes carries this prefix.
 pub(crate) const PREFIX: &str = "wbench-";
@@ -75,8 +77,20 @@ fn node(number: usize) -> NodeNet {
 
 /// Builds the nodes with these pods.
 pub(super) fn build(pods: &[Pod]) -> Result<()> {
+    network::build(&[node(0), node(1)], &pods.iter().map(|pod| pod.net()).collect::<Vec<PodNet>>())
+}
+
+/// The same with a link that delays; gives the process that is the link.
+pub(super) fn build_delayed(pods: &[Pod], program: &Path, each_way: Duration) -> Result<Load> {
     let pods: Vec<PodNet> = pods.iter().map(|pod| pod.net()).collect();
-    network::build(&[node(0), node(1)], &pods)
+    network::build_with(&[node(0), node(1)], &pods, || {
+        let [a, b] = NODES.map(|node| netns_path(node).display().to_string());
+        let milliseconds = (each_way.as_secs_f64() * 1000.0).to_string();
+        let words = ["delay", "--between", &a, &b, "--name", LINK, "--milliseconds", &milliseconds];
+        let mut link = Load::start(program, &netns_path(NODES[0]), &words.map(str::to_owned))?;
+        let _ready: serde_json::Value = link.line()?;
+        Ok(link)
+    })
 }
 
 /// Removes what this or an earlier run left.

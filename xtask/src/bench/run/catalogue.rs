@@ -2,7 +2,7 @@
 
 use super::super::options::Options;
 use super::super::path::Path;
-use super::Kind;
+use super::{Kind, RTT};
 
 /// A row of the benchmark: one measurement on each path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(crate) enum Group {
     Connects,
     Streams,
     Handshakes,
+    FirstByte,
     Idle,
     Lifecycle,
 }
@@ -63,6 +64,8 @@ fn all(options: &Options) -> Vec<Run> {
         }
     }
     rows.push(row("handshakes".into(), "full TLS handshakes".into(), Kind::Handshakes, Group::Handshakes));
+    let first = format!("first byte of the answer on a new connection at {RTT} ms RTT, warm tunnel");
+    rows.push(Run { quick: true, ..row("first-byte".into(), first, Kind::FirstByte, Group::FirstByte) });
     rows.push(row("idle".into(), format!("{} idle connections", options.idle), Kind::Idle, Group::Idle));
     let enrol = row("enrol".into(), "enrolment of a pod".into(), Kind::Enrolment, Group::Lifecycle);
     rows.push(Run { quick: true, ..enrol });

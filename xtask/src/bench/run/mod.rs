@@ -7,7 +7,7 @@ mod load;
 
 use anyhow::Result;
 
-pub(crate) use self::catalogue::{Group, Run, catalogue};
+pub(crate) use self::catalogue::{Run, catalogue};
 use super::lab::{Lab, Shape};
 use super::options::Options;
 use super::path::Path;
@@ -55,12 +55,15 @@ pub(crate) enum Kind {
     Streams { streams: u32, direction: &'static str },
     Idle,
     Handshakes,
+    FirstByte,
     Enrolment,
     Restart,
 }
 
 /// Addresses of the far pod in the row of handshakes: as many connections, each with a tunnel of its own.
 const HANDSHAKES: u32 = 1000;
+/// Milliseconds of the link in the row of first bytes.
+pub(crate) const RTT: u64 = 10;
 const HANDSHAKES_QUICK: u32 = 300;
 
 impl Kind {
@@ -69,6 +72,7 @@ impl Kind {
         match self {
             Self::RoundTrips { .. } | Self::Connects { .. } | Self::Streams { .. } => true,
             Self::Idle => !path.is_same_node() && path != Path::Loopback,
+            Self::FirstByte => !path.is_same_node() && path != Path::Loopback,
             Self::Handshakes => matches!(path, Path::Warren | Path::Ztunnel | Path::Envoy),
             Self::Enrolment | Self::Restart => path == Path::Warren,
         }
@@ -77,6 +81,7 @@ impl Kind {
     /// The lab that it wants.
     pub(crate) fn shape(self, options: &Options) -> Shape {
         match self {
+            Self::FirstByte => Shape::Delayed(RTT / 2),
             Self::Handshakes => Shape::Addresses(handshakes(options)),
             _ => Shape::Ordinary,
         }
@@ -88,6 +93,7 @@ impl Kind {
             Self::RoundTrips { size, connections } => load::round_trips(lab, options, size, connections),
             Self::Connects { at_once } => load::connects(lab, options, at_once),
             Self::Streams { streams, direction } => load::streams(lab, options, streams, direction),
+            Self::FirstByte => load::connects(lab, options, 1),
             Self::Handshakes => load::handshakes(lab, handshakes(options)),
             Self::Idle => idle::measure(lab, options),
             Self::Enrolment => lifecycle::enrolment(lab),
