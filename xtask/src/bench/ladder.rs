@@ -20,6 +20,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Measures and reports. What went wrong, if anything, is the error.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    // What a proxy may open is not the benchmark's to limit.
+    warren_load::raise_open_files()?;
     let _alone = netlab::lock("warren-bench", LOCK_LIMIT)?;
     let programs = programs(workspace, options)?;
     let paths = options.paths(|path| programs.offer(path));
@@ -55,6 +57,7 @@ fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
         warren: options.warren_bin.clone().unwrap_or_else(|| release.join("warren")),
         ztunnel: None,
         envoy: None,
+        logs: workspace.target().join("bench/faults"),
     };
     for peer in &options.peers {
         let (name, binary) = match peer.split_once('=') {
@@ -137,15 +140,22 @@ fn visit(
         Ok(lab) => lab,
         Err(error) => return note("building it", error),
     };
+    let mut limited = false;
     for run in runs {
         interrupt::check()?;
         match run.kind.measure(&mut lab, options) {
-            Ok(sample) => results.add(run, path, round, sample),
-            Err(error) => note(&run.id, error)?,
+            Ok(sample) => {
+                limited |= sample.note.is_some();
+                results.add(run, path, round, sample);
+            }
+            Err(error) => {
+                note(&run.id, error)?;
+                lab.save_logs();
+            }
         }
     }
     match lab.down() {
-        Ok(served) if served.broken > 0 => {
+        Ok(served) if served.broken > 0 && !limited => {
             note("the server", anyhow::anyhow!("{} connections broke off", served.broken))
         }
         Ok(_) => Ok(()),

@@ -52,7 +52,7 @@ impl Path {
     /// The peers that this path is held against.
     pub(crate) fn peers(self) -> &'static [Self] {
         const PEERS: [Path; 2] = [Path::Ztunnel, Path::Envoy];
-        if self.is_same_node() || self == Self::Loopback { &[] } else { &PEERS }
+        if self.is_same_node() || matches!(self, Self::Loopback | Self::Plain) { &[] } else { &PEERS }
     }
 
     /// Whether both pods are on one node.

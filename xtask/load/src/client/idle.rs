@@ -9,6 +9,9 @@ use super::exchange::{Exchange, Step};
 use super::{BUFFER, EVENTS, TICK};
 use crate::Fault;
 
+/// How long answers may come after the first refusal.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// A load of idle connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Idle {
@@ -48,8 +51,8 @@ pub fn idle(load: &Idle) -> Result<Held, Fault> {
             held.open.push(Some(Exchange::begin(held.poll.registry(), Token(slot), load.to, opening, load.size)?));
         }
         match held.wait_until_answered(first) {
-            Err(Fault::Stalled(_)) if load.as_many_as_possible => {
-                held.open.iter_mut().for_each(|slot| drop(slot.take_if(|exchange| !exchange.is_idle())));
+            Err(fault) if load.as_many_as_possible && (fault.is_disconnect() || matches!(fault, Fault::Stalled(_))) => {
+                held.settle(first)?;
                 break;
             }
             answered => answered?,
@@ -78,6 +81,26 @@ impl Held {
     pub fn prove(&mut self) -> Result<(), Fault> {
         self.open.iter_mut().flatten().try_for_each(Exchange::again)?;
         self.wait_until_answered(0)
+    }
+
+    /// Of those that were begun last, drops what is refused and what gets no answer.
+    fn settle(&mut self, first: usize) -> Result<(), Fault> {
+        let settled = Instant::now() + SETTLE;
+        let mut events = Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; BUFFER];
+        while Instant::now() < settled {
+            self.poll.poll(&mut events, Some(TICK))?;
+            for slot in &mut self.open[first..] {
+                match slot.as_mut().filter(|exchange| !exchange.is_idle()).map(|exchange| exchange.ready(&mut buffer)) {
+                    Some(Ok(Step::Closed)) => *slot = None,
+                    Some(Err(fault)) if fault.is_disconnect() => *slot = None,
+                    Some(Err(fault)) => return Err(fault),
+                    _ => {}
+                }
+            }
+        }
+        self.open.iter_mut().for_each(|slot| drop(slot.take_if(|exchange| !exchange.is_idle())));
+        Ok(())
     }
 
     fn wait_until_answered(&mut self, first: usize) -> Result<(), Fault> {

@@ -37,6 +37,8 @@ pub(crate) struct Programs {
     pub(crate) warren: PathBuf,
     pub(crate) ztunnel: Option<Ztunnel>,
     pub(crate) envoy: Option<Envoy>,
+    /// Where logs of proxies go when something is wrong.
+    pub(crate) logs: PathBuf,
 }
 
 impl Programs {
@@ -70,6 +72,7 @@ pub(crate) struct Lab {
     directory: PathBuf,
     agents: Option<Agents>,
     proxies: Vec<Daemon>,
+    helpers: Vec<Daemon>,
     server: Option<Load>,
     /// The process that is the link, where there is one.
     link: Option<Load>,
@@ -86,22 +89,44 @@ impl Lab {
             directory: DIRECTORY.into(),
             agents: None,
             proxies: Vec::new(),
+            helpers: Vec::new(),
             server: None,
             link: None,
         };
+        match lab.build(shape) {
+            Ok(()) => Ok(lab),
+            Err(error) => {
+                lab.save_logs();
+                Err(error)
+            }
+        }
+    }
+
+    fn build(&mut self, shape: Shape) -> Result<()> {
         match shape {
             Shape::Delayed(each_way) => {
                 let each_way = Duration::from_millis(each_way);
-                lab.link = Some(net::build_delayed(&lab.pods(), &programs.load, each_way)?);
+                self.link = Some(net::build_delayed(&self.pods(), &self.programs.load, each_way)?);
             }
-            _ => net::build(&lab.pods())?,
+            _ => net::build(&self.pods())?,
         }
-        let more = lab.more_addresses(shape)?;
-        lab.start_proxies(&more)?;
+        let more = self.more_addresses(shape)?;
+        self.start_proxies(&more)?;
         let listen = SocketAddr::new("0.0.0.0".parse::<IpAddr>()?, PORT);
-        lab.server = Some(load::serve(&programs.load, &lab.server_pod().netns(), listen)?);
-        lab.prove()?;
-        Ok(lab)
+        self.server = Some(load::serve(&self.programs.load, &self.server_pod().netns(), listen)?);
+        self.prove()
+    }
+
+    /// Keeps the proxies' logs for whoever looks for a fault.
+    pub(crate) fn save_logs(&self) {
+        let to = self.programs.logs.join(self.path.id());
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let logs = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "log"));
+        let kept = fs::create_dir_all(&to).is_ok()
+            && logs.fold(true, |kept, log| kept & fs::copy(&log, to.join(log.file_name().unwrap_or_default())).is_ok());
+        if kept {
+            eprintln!("         logs: {}", to.display());
+        }
     }
 
     fn pods(&self) -> Vec<Pod> {
@@ -127,7 +152,8 @@ impl Lab {
             }
             Path::Ztunnel => {
                 let ztunnel = self.programs.ztunnel.as_ref().context(ztunnel::HELP)?;
-                self.proxies = ztunnel.start(&self.directory, &self.pods(), more)?;
+                let started = ztunnel.start(&self.directory, &self.pods(), more)?;
+                (self.proxies, self.helpers) = (started.proxies, started.helpers);
             }
             Path::Envoy => {
                 let envoy = self.programs.envoy.as_ref().context(envoy::HELP)?;
@@ -140,12 +166,17 @@ impl Lab {
     /// One round trip; and between nodes there is a tunnel now, or none where there should be none.
     fn prove(&self) -> Result<()> {
         self.run(&["connect", "--count", "1", "--warmup", "0"])?;
-        let tunnelled = ztunnel::has_tunnel(CLIENT);
+        let tunnelled = self.tunnels() > 0;
         match self.path {
             Path::Warren | Path::Ztunnel if !tunnelled => bail!("no tunnel carries the connections of {}", self.path),
             Path::Plain | Path::PlainSameNode | Path::Loopback if tunnelled => bail!("{} is tunnelled", self.path),
             _ => Ok(()),
         }
+    }
+
+    /// Tunnels that lead out of the client's pod.
+    pub(crate) fn tunnels(&self) -> usize {
+        ztunnel::tunnels(CLIENT)
     }
 
     /// The path that stands.
@@ -195,8 +226,9 @@ impl Lab {
 
     fn end(&mut self) -> Result<()> {
         (self.server, self.link) = (None, None);
-        self.proxies.iter_mut().for_each(Daemon::kill);
+        self.proxies.iter_mut().chain(&mut self.helpers).for_each(Daemon::kill);
         self.proxies.clear();
+        self.helpers.clear();
         take_down(&self.programs.warren)
     }
 
@@ -204,17 +236,18 @@ impl Lab {
     fn more_addresses(&self, shape: Shape) -> Result<Vec<String>> {
         let Shape::Addresses(count) = shape else { return Ok(Vec::new()) };
         let addresses: Vec<String> = (0..count).map(|number| extra_address(number).to_string()).collect();
-        let [network, far] = [format!("{}/16", extra_address(0)), FAR.address().to_string()];
+        let [network, far] = ["10.89.0.0/16".to_owned(), FAR.address().to_string()];
         network::ip(Some(net::NODES[0]), &format!("route add {network} via 10.88.0.2\n"))?;
         network::ip(Some(net::NODES[1]), &format!("route add {network} via {far} dev pod13 onlink\n"))?;
-        network::ip(Some(&FAR.netns_name()), &format!("route add local {network} dev lo\n"))?;
+        let lines: String = addresses.iter().map(|address| format!("address add {address}/32 dev eth0\n")).collect();
+        network::ip(Some(&FAR.netns_name()), &lines)?;
         Ok(addresses)
     }
 }
 
 /// The far pod's further addresses.
 pub(crate) fn extra_address(number: u32) -> IpAddr {
-    std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 89, 0, 0)) + number).into()
+    std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 89, 0, 1)) + number).into()
 }
 
 impl Drop for Lab {
@@ -283,6 +316,6 @@ mod tests {
 
     #[test]
     fn further_addresses_are_counted_on() {
-        assert_eq!(extra_address(257).to_string(), "10.89.1.1");
+        assert_eq!(extra_address(256).to_string(), "10.89.1.1");
     }
 }

@@ -18,7 +18,8 @@ use crate::process;
 const LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 /// The ports in a pod that show it has taken the pod over: outbound, inbound plaintext, inbound HBONE.
-const PORTS: [u16; 3] = [15001, 15006, 15008];
+const PORTS: [u16; 3] = [15001, 15006, HBONE];
+const HBONE: u16 = 15008;
 
 /// How to get one.
 pub(crate) const HELP: &str = "ztunnel is not there. To get it (some minutes; needs protoc and iptables):
@@ -33,6 +34,14 @@ pub(crate) struct Ztunnel {
     binary: PathBuf,
     inpodserver: PathBuf,
     redirect: PathBuf,
+}
+
+/// The processes of both nodes.
+#[derive(Debug, Default)]
+pub(super) struct Started {
+    pub(super) proxies: Vec<Daemon>,
+    /// Handed a pod to a proxy; they may end when that is done.
+    pub(super) helpers: Vec<Daemon>,
 }
 
 impl Ztunnel {
@@ -63,45 +72,45 @@ impl Ztunnel {
     }
 
     /// Redirects the pods' connections and starts one on each node.
-    pub(super) fn start(&self, directory: &Path, pods: &[Pod], more_addresses: &[String]) -> Result<Vec<Daemon>> {
+    pub(super) fn start(&self, directory: &Path, pods: &[Pod], more_addresses: &[String]) -> Result<Started> {
         let world = directory.join("ztunnel.yaml");
         fs::write(&world, known(pods, more_addresses))?;
         let names: Vec<String> = pods.iter().map(|pod| own_netns(*pod)).collect();
         network::add_namespaces(names.iter())?;
-        let mut daemons = Vec::new();
+        let mut started = Started::default();
         for pod in pods {
             process::output(inside(&pod.netns(), "sh").arg(&self.redirect))?;
             network::ip(Some(&own_netns(*pod)), "link set lo up\n")?;
-            self.launch(directory, &world, *pod, &mut daemons)?;
+            self.launch(directory, &world, *pod, &mut started)?;
         }
         for pod in pods {
             wait("ztunnel serves its pod", || PORTS.iter().all(|port| listening(&pod.netns()).contains(port)))
                 .map_err(|error| error.context(super::tail(&log(directory, *pod, "ztunnel"))))?;
         }
-        Ok(daemons)
+        Ok(started)
     }
 
-    fn launch(&self, directory: &Path, world: &Path, pod: Pod, daemons: &mut Vec<Daemon>) -> Result<()> {
+    fn launch(&self, directory: &Path, world: &Path, pod: Pod, started: &mut Started) -> Result<()> {
         let netns = netns_path(&own_netns(pod));
         let socket = directory.join(format!("{}.sock", pod.name));
         let file = |program: &str| directory.join(format!("{program}-{}.log", pod.name));
         let mut helper = inside(&netns, &self.inpodserver);
         helper.arg(pod.netns_name()).env("INPOD_UDS", &socket);
         helper.env("PROXY_WORKLOAD_INFO", format!("{NAMESPACE}/{0}/{0}", pod.name));
-        daemons.push(Daemon::start("ztunnel's helper", &file("inpodserver"), &mut helper)?);
+        started.helpers.push(Daemon::start("ztunnel's helper", &file("inpodserver"), &mut helper)?);
         wait("ztunnel's helper listens", || socket.exists())?;
         let mut ztunnel = inside(&netns, &self.binary);
         ztunnel.env("INPOD_UDS", &socket).env("NODE_NAME", NODES[pod.node()]).env("PROXY_MODE", "shared");
         ztunnel.env("FAKE_CA", "true").env("XDS_ADDRESS", "").env("LOCAL_XDS_PATH", world);
         ztunnel.env("CONNECTION_TERMINATION_DEADLINE", "0s").env("RUST_LOG", "error");
-        daemons.push(Daemon::start("ztunnel", &file("ztunnel"), &mut ztunnel)?);
+        started.proxies.push(Daemon::start("ztunnel", &file("ztunnel"), &mut ztunnel)?);
         Ok(())
     }
 }
 
-/// Whether a pod has a tunnel to the other node's ztunnel, or Warren's agent.
-pub(crate) fn has_tunnel(pod: Pod) -> bool {
-    established_to(&pod.netns()).contains(&15008)
+/// How many tunnels a pod has to the other node's ztunnel, or Warren's agent.
+pub(super) fn tunnels(pod: Pod) -> usize {
+    established_to(&pod.netns()).into_iter().filter(|port| *port == HBONE).count()
 }
 
 fn log(directory: &Path, pod: Pod, program: &str) -> String {

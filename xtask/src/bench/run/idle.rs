@@ -8,12 +8,15 @@ use warren_load::report::Report;
 
 use super::super::lab::Lab;
 use super::super::options::Options;
+use super::super::path::Path;
 use super::{Metric, Sample, Value};
 
 const PROXIES: Metric = Metric { name: "rss", unit: "B/connection", more_is_better: false, shown: true };
 const KERNEL: Metric = Metric { name: "kernel", unit: "B/connection", more_is_better: false, shown: true };
 const HELD: Metric = Metric { name: "held", unit: "connections", more_is_better: true, shown: true };
 const PAGE: u64 = 4096;
+/// Descriptors of an Envoy that are no connections'.
+const SPARE: usize = 512;
 
 /// Memory at one time.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +28,7 @@ struct Memory {
 /// Opens them, looks, proves each once more, and looks whether all still stand.
 pub(super) fn measure(lab: &mut Lab, options: &Options) -> Result<Sample> {
     let before = Memory::now(lab)?;
-    let count = options.idle.to_string();
+    let count = asked(lab.path(), options.idle)?.to_string();
     let patience = (options.patience().as_secs_f64() / 3.0).to_string();
     let mut client = lab.start(&["idle", "--connections", &count, "--patience", &patience, "--as-many-as-possible"])?;
     let ready: Json = client.line().context("idle connections")?;
@@ -44,6 +47,13 @@ pub(super) fn measure(lab: &mut Lab, options: &Options) -> Result<Sample> {
         Value { metric: HELD, value: held as f64 },
     ];
     Ok(Sample { values, cpu: None, note })
+}
+
+/// An Envoy dies of descriptors that it cannot have: it gets as many connections as leave it some.
+fn asked(path: Path, wanted: usize) -> Result<usize> {
+    let limit = usize::try_from(warren_load::raise_open_files()?).unwrap_or(usize::MAX);
+    let room = limit.saturating_sub(SPARE) / 2;
+    Ok(if path == Path::Envoy { wanted.min(room) } else { wanted })
 }
 
 impl Memory {

@@ -1,6 +1,6 @@
 //! Rows that a run of the load generator gives.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use warren_load::report::Report;
 
 use super::super::lab::net::PORT;
@@ -42,13 +42,20 @@ pub(super) fn connects(lab: &Lab, options: &Options, at_once: u32) -> Result<Sam
 /// Each connection goes to an address that none went to before, and so needs a
 /// tunnel of its own; an Envoy pair makes a TLS connection for each in any case.
 pub(super) fn handshakes(lab: &Lab, count: u32) -> Result<Sample> {
+    // An idle tunnel may have been closed again meanwhile.
+    let wanted = count as usize;
     let (count, spread) = (count.to_string(), count.to_string());
     let to = format!("{}:{PORT}", extra_address(0));
     let mut arguments = vec!["connect", "--at-once", "16", "--warmup", "0", "--count", &count];
     if lab.path() != Path::Envoy {
         arguments.extend(["--to", &to, "--spread", &spread]);
     }
-    Ok(operations(&lab.run(&arguments)?))
+    let report = lab.run(&arguments)?;
+    let made = lab.tunnels();
+    if lab.path() != Path::Envoy && made * 10 < wanted * 9 {
+        bail!("{wanted} connections to as many addresses made {made} tunnels only");
+    }
+    Ok(operations(&report))
 }
 
 pub(super) fn streams(lab: &Lab, options: &Options, streams: u32, direction: &str) -> Result<Sample> {
