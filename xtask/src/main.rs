@@ -15,6 +15,7 @@ mod netlab;
 mod outcome;
 mod process;
 mod programs;
+mod schema;
 mod setup;
 mod test;
 mod workspace;

@@ -1,6 +1,7 @@
 //! The ladder: every row on every path in turn, again and again.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,10 @@ use crate::{exit, interrupt, netlab, process};
 
 /// Two benchmarks at once would measure each other: the second waits this long.
 const LOCK_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long the machine is looked at before, and how busy a quiet one may be.
+const LOOK: Duration = Duration::from_secs(1);
+const QUIET: f64 = 0.1;
 
 /// Measures and reports. What went wrong, if anything, is the error.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
@@ -53,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
     let release = workspace.target().join("release");
     let mut programs = Programs {
-        load: release.join("warren-load"),
+        load: options.load_bin.clone().unwrap_or_else(|| release.join("warren-load")),
         warren: options.warren_bin.clone().unwrap_or_else(|| release.join("warren")),
         ztunnel: None,
         envoy: None,
@@ -75,16 +80,26 @@ fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
 
 fn about(programs: &Programs, options: &Options) -> Result<About> {
     let kernel = process::output(process::command("uname").args(["-sr"]))?.trim().to_owned();
-    let cores = std::thread::available_parallelism().context("number of cores")?;
+    let cores = thread::available_parallelism().context("number of cores")?;
     let mut facts = vec![
         ("machine".to_owned(), format!("{kernel}, {cores} cores")),
         ("agent".to_owned(), format!("{} ({})", warren::version(&programs.warren)?, programs.warren.display())),
     ];
     facts.extend(programs.ztunnel.as_ref().map(|ztunnel| ("peer".to_owned(), ztunnel.version())));
     facts.extend(programs.envoy.as_ref().map(|envoy| ("peer".to_owned(), envoy.version())));
+    facts.push(("other load".to_owned(), other_load(cores.get())?));
     let rounds = format!("{} rounds of {} s after {} s", options.rounds(), options.seconds(), options.warmup());
     facts.push(("measured".to_owned(), rounds));
     Ok(About { facts, faults: Vec::new() })
+}
+
+/// What else keeps the machine busy: processor time of the whole system before anything is measured.
+fn other_load(cores: usize) -> Result<String> {
+    let before = warren_load::cpu::busy_seconds()?;
+    thread::sleep(LOOK);
+    let busy = (warren_load::cpu::busy_seconds()? - before) / LOOK.as_secs_f64() / cores as f64;
+    let warning = if busy > QUIET { ": NOT a quiet machine, figures and ratios are worth little" } else { "" };
+    Ok(format!("{:.0} % of {cores} cores{warning}", busy * 100.0))
 }
 
 /// Group by group; in each group round by round; in each round path by path.

@@ -8,6 +8,7 @@ mod path;
 mod report;
 mod results;
 mod run;
+mod smoke;
 mod stats;
 mod targets;
 
@@ -16,6 +17,7 @@ use clap::Subcommand;
 use nix::unistd::geteuid;
 
 use self::options::Options;
+pub(crate) use self::smoke::check;
 use crate::exit::{CANNOT_INSTALL, Coded};
 use crate::setup::{self, Group};
 use crate::workspace::Workspace;

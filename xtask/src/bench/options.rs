@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// This agent rather than the one built from this tree.
     #[arg(long, value_name = "PATH")]
     pub(crate) warren_bin: Option<PathBuf>,
+    /// This load generator rather than the one built from this tree.
+    #[arg(skip)]
+    pub(crate) load_bin: Option<PathBuf>,
     /// How often each path is measured, in turn with the others [default: 5; quick: 3].
     #[arg(long)]
     rounds: Option<usize>,
@@ -47,14 +50,15 @@ pub(crate) struct Options {
 
 impl Options {
     /// What the smoke test runs: two rows, two paths, the built binaries of the tests.
-    pub(crate) fn smoke(warren_bin: PathBuf, out: PathBuf) -> Self {
+    pub(crate) fn smoke(binaries: &std::path::Path, out: PathBuf) -> Self {
         Self {
             quick: true,
             rows: vec!["rr-64-16".into(), "stream-1-up".into()],
             paths: vec![Path::Plain, Path::Warren],
             peers: Vec::new(),
             peer_dir: None,
-            warren_bin: Some(warren_bin),
+            warren_bin: Some(binaries.join("warren")),
+            load_bin: Some(binaries.join("warren-load")),
             rounds: Some(2),
             seconds: Some(0.3),
             idle: 100,

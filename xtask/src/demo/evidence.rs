@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::lab::Pod;
 use super::matrix::Row;
-use super::schema::Schema;
 use crate::interrupt;
+use crate::schema::Schema;
 use crate::workspace::Workspace;
 
 /// Events are written asynchronously.

@@ -10,7 +10,6 @@ mod network;
 mod pcap;
 mod report;
 mod rotation;
-mod schema;
 mod servers;
 mod stage;
 mod wire;

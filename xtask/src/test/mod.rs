@@ -12,7 +12,7 @@ use crate::outcome::{Outcome, Totals};
 use crate::process;
 use crate::setup::{self, Group};
 use crate::workspace::Workspace;
-use crate::{demo, ebpf, exit, interrupt, lint};
+use crate::{bench, demo, ebpf, exit, interrupt, lint};
 
 /// Crates whose tests want root and the kernel, each a suite of its own.
 const NETNS: &str = "warren-netns-tests";
@@ -43,6 +43,8 @@ pub(crate) enum Suite {
     Interop,
     /// The demo, each of its checks counted.
     Demo,
+    /// The benchmark, two rows of it, and whether its files are what they should be.
+    Bench,
 }
 
 /// Runs the suites and prints the totals as the last line.
@@ -86,6 +88,7 @@ impl Suite {
             Self::Netns => as_root("netns", || in_namespaces(workspace, NETNS, filter)),
             Self::Interop => as_root("interop", || in_namespaces(workspace, INTEROP, filter)),
             Self::Demo => as_root("demo", || demo::check(workspace)),
+            Self::Bench => as_root("bench", || bench::check(workspace)),
         }
     }
 }

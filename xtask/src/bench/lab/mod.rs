@@ -260,6 +260,14 @@ impl Drop for Lab {
     }
 }
 
+/// What of a lab is there although none should be.
+pub(crate) fn leftovers() -> Vec<String> {
+    let mut left: Vec<String> = network::existing(net::PREFIX).iter().map(|name| format!("namespace {name}")).collect();
+    let paths = net::NODES.map(warren::pins).into_iter().chain([PathBuf::from(DIRECTORY)]);
+    left.extend(paths.filter(|path| path.exists()).map(|path| path.display().to_string()));
+    left
+}
+
 /// Removes what a lab made, of this run or an earlier one.
 pub(crate) fn take_down(warren: &FilePath) -> Result<()> {
     let mut left = net::remove();

@@ -79,8 +79,7 @@ impl Agents {
 
     /// Removes what the agents left in the kernel.
     pub(super) fn clean_up(&self) -> Result<()> {
-        for node in NODES.iter().filter(|node| Path::new(PINS).join(node).exists() || self.run_directory(node).exists())
-        {
+        for node in NODES.iter().filter(|node| pins(node).exists() || self.run_directory(node).exists()) {
             let mut command = process::command(&self.program);
             command.args(["agent", "cleanup", "--node", node, "--run-dir"]).arg(self.run_directory(node));
             process::output(&mut command)?;
@@ -103,6 +102,11 @@ impl Agents {
     fn log(&self, node: &str) -> PathBuf {
         self.directory.join(format!("{node}.log"))
     }
+}
+
+/// Where an agent pins.
+pub(super) fn pins(node: &str) -> PathBuf {
+    Path::new(PINS).join(node)
 }
 
 /// Whether an agent knows a flag.

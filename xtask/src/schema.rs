@@ -1,5 +1,5 @@
 //! The published JSON Schemas, as far as they use the language: enough to hold
-//! events against them without a library. Stricter in one point: consumers are
+//! objects against them without a library. Stricter in one point: consumers are
 //! to accept fields they do not know, but Warren may write none that is not
 //! published.
 
@@ -11,21 +11,21 @@ use serde_json::Value;
 
 /// A schema document.
 #[derive(Debug)]
-pub(super) struct Schema {
+pub(crate) struct Schema {
     root: Value,
 }
 
 impl Schema {
     /// Reads it.
-    pub(super) fn load(path: &Path) -> Result<Self> {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Ok(Self { root: serde_json::from_str(&text).with_context(|| path.display().to_string())? })
     }
 
     /// What a value violates; empty when it fits.
-    pub(super) fn faults(&self, value: &Value) -> Vec<String> {
+    pub(crate) fn faults(&self, value: &Value) -> Vec<String> {
         let mut faults = Vec::new();
-        self.visit(&self.root, value, "event", &mut faults);
+        self.visit(&self.root, value, "object", &mut faults);
         faults
     }
 
@@ -75,6 +75,8 @@ fn has_type(expected: &Value, value: &Value) -> bool {
     let one = |name: &str| match name {
         "string" => value.is_string(),
         "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "array" => value.is_array(),
         "boolean" => value.is_boolean(),
         "object" => value.is_object(),
         "null" => value.is_null(),
