@@ -54,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.no_build {
-        setup::ensure(workspace, Group::Demo)?;
+        setup::ensure(workspace, if options.peers.is_empty() { Group::Lab } else { Group::Peers })?;
         build(workspace, options.warren_bin.is_none())?;
     }
     ladder::run(workspace, options)

@@ -14,8 +14,12 @@ use crate::programs;
 pub(crate) enum Group {
     /// Compiling Warren, the kernel side included.
     Build,
+    /// Simulated nodes and pods with Warren's agents; all that the benchmark needs without peers.
+    Lab,
     /// The demo.
     Demo,
+    /// Running real peers beside Warren in the benchmark.
+    Peers,
     /// Lints and tests.
     Test,
 }
@@ -25,8 +29,10 @@ impl Group {
     pub(crate) fn with_lower(self) -> &'static [Self] {
         match self {
             Self::Build => &[Self::Build],
-            Self::Demo => &[Self::Build, Self::Demo],
-            Self::Test => &[Self::Build, Self::Demo, Self::Test],
+            Self::Lab => &[Self::Build, Self::Lab],
+            Self::Demo => &[Self::Build, Self::Lab, Self::Demo],
+            Self::Peers => &[Self::Build, Self::Lab, Self::Peers],
+            Self::Test => &[Self::Build, Self::Lab, Self::Demo, Self::Test],
         }
     }
 }
@@ -104,21 +110,21 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "cgroup v2 hierarchy",
         why: "the capture programs are attached at its root (beside a v1 hierarchy is fine)",
-        group: Group::Demo,
+        group: Group::Lab,
         met: || mounted("cgroup2", None),
         remedy: Remedy::Mount { kind: "cgroup2", at: cgroup2_place },
     },
     Need {
         what: "bpf file system",
         why: "keeps the capture programs when the agent is away",
-        group: Group::Demo,
+        group: Group::Lab,
         met: || mounted("bpf", Some(BPF_PLACE)),
         remedy: Remedy::Mount { kind: "bpf", at: || BPF_PLACE },
     },
     Need {
         what: "ip, nsenter, setpriv, prlimit",
         why: "make the simulated nodes and pods, and start programs in them",
-        group: Group::Demo,
+        group: Group::Lab,
         met: || ["ip", "nsenter", "setpriv", "prlimit"].iter().all(|name| programs::find(name).is_some()),
         remedy: Remedy::Packages(&["iproute2", "util-linux"]),
     },
@@ -156,6 +162,20 @@ pub(crate) const NEEDS: &[Need] = &[
         group: Group::Demo,
         met: || programs::find("tcpdump").is_some(),
         remedy: Remedy::Packages(&["tcpdump"]),
+    },
+    Need {
+        what: "iptables-restore",
+        why: "leads pods' connections to a real ztunnel, by its own rules",
+        group: Group::Peers,
+        met: || programs::find("iptables-restore").is_some(),
+        remedy: Remedy::Packages(&["iptables"]),
+    },
+    Need {
+        what: "openssl",
+        why: "makes the certificates of a pair of Envoys",
+        group: Group::Peers,
+        met: || programs::find("openssl").is_some(),
+        remedy: Remedy::Packages(&["openssl"]),
     },
     Need {
         what: "rustfmt, clippy",
