@@ -12,6 +12,7 @@ use super::path::Path;
 use super::report::{self, About};
 use super::results::Results;
 use super::run::{Run, catalogue};
+use super::selfcheck;
 use super::targets;
 use crate::workspace::Workspace;
 use crate::{exit, interrupt, netlab, process};
@@ -22,6 +23,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(3600);
 /// How long the machine is looked at before, and how busy a quiet one may be.
 const LOOK: Duration = Duration::from_secs(1);
 const QUIET: f64 = 0.1;
+/// The program of the micro-benchmarks.
+pub(super) const MICRO: &str = "warren-micro";
 
 /// Measures and reports. What went wrong, if anything, is the error.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
@@ -40,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     measured?;
     let targets = targets::lines(&results);
     report::print_results(&results);
+    report::print_self_checks(&selfcheck::checks(&results));
     report::print_targets(&targets);
     let out = options.out.clone().unwrap_or_else(|| workspace.target().join("bench"));
     let files = report::write(&out, &about, &results, &targets)?;
@@ -60,6 +64,8 @@ fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
     let mut programs = Programs {
         load: options.load_bin.clone().unwrap_or_else(|| release.join("warren-load")),
         warren: options.warren_bin.clone().unwrap_or_else(|| release.join("warren")),
+        agent_flags: options.agent_flags.clone(),
+        micro: release.join(MICRO),
         ztunnel: None,
         envoy: None,
         logs: workspace.target().join("bench/faults"),
@@ -85,6 +91,9 @@ fn about(programs: &Programs, options: &Options) -> Result<About> {
         ("machine".to_owned(), format!("{kernel}, {cores} cores")),
         ("agent".to_owned(), format!("{} ({})", warren::version(&programs.warren)?, programs.warren.display())),
     ];
+    if !programs.agent_flags.is_empty() {
+        facts.push(("flags".to_owned(), programs.agent_flags.join(" ")));
+    }
     facts.extend(programs.ztunnel.as_ref().map(|ztunnel| ("peer".to_owned(), ztunnel.version())));
     facts.extend(programs.envoy.as_ref().map(|envoy| ("peer".to_owned(), envoy.version())));
     facts.push(("other load".to_owned(), other_load(cores.get())?));
@@ -111,7 +120,7 @@ fn measure(
     faults: &mut Vec<String>,
 ) -> Result<()> {
     let started = Instant::now();
-    let groups = catalogue(options);
+    let groups = catalogue(options, programs.micro.is_file());
     if groups.is_empty() {
         bail!("no row has a name like {}", options.rows.join(", "));
     }

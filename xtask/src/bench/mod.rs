@@ -8,6 +8,7 @@ mod path;
 mod report;
 mod results;
 mod run;
+mod selfcheck;
 mod smoke;
 mod stats;
 mod targets;
@@ -63,10 +64,13 @@ fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
 /// Release builds of the load generator and, unless another one is given, the agent.
 fn build(workspace: &Workspace, agent: bool) -> Result<()> {
     let mut cargo = process::command("cargo");
-    cargo.current_dir(workspace.root()).args(["build", "--release", "--package", "warren-load"]);
+    cargo.current_dir(workspace.root()).args(["build", "--release", "--bins", "--package", "warren-load"]);
     if agent {
         ebpf::build(workspace, &ebpf::Args::any())?;
-        cargo.args(["--package", "warren-agent", "--bin", "warren", "--bin", "warren-load"]);
+        cargo.args(["--package", "warren-agent"]);
+    }
+    if workspace.path("xtask/micro/Cargo.toml").is_file() {
+        cargo.args(["--package", ladder::MICRO]);
     }
     process::run(&mut cargo)
 }

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// This agent rather than the one built from this tree.
     #[arg(long, value_name = "PATH")]
     pub(crate) warren_bin: Option<PathBuf>,
+    /// A flag for the agents, as `--agent-flag=--workers=1`. Repeatable.
+    #[arg(long = "agent-flag", value_name = "FLAG")]
+    pub(crate) agent_flags: Vec<String>,
     /// This load generator rather than the one built from this tree.
     #[arg(skip)]
     pub(crate) load_bin: Option<PathBuf>,
@@ -57,6 +60,7 @@ impl Options {
             paths: vec![Path::Plain, Path::Warren],
             peers: Vec::new(),
             peer_dir: None,
+            agent_flags: Vec::new(),
             warren_bin: Some(binaries.join("warren")),
             load_bin: Some(binaries.join("warren-load")),
             rounds: Some(2),

@@ -152,7 +152,7 @@ pub(super) mod tests {
     fn run(id: &str) -> Run {
         let mut options = Options::smoke(std::path::Path::new("bin"), "out".into());
         options.rows = vec![id.to_owned()];
-        let found = catalogue(&options).into_iter().flatten().find(|run| run.id == id);
+        let found = catalogue(&options, true).into_iter().flatten().find(|run| run.id == id);
         found.unwrap_or_else(|| panic!("no row {id}"))
     }
 

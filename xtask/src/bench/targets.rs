@@ -83,6 +83,7 @@ pub(crate) fn lines(results: &Results) -> Vec<Line> {
     ];
     lines.extend(splice(results));
     lines.push(memory(results));
+    lines.push(policy(results));
     lines.push(enrolment(results));
     lines
 }
@@ -183,6 +184,22 @@ fn memory(results: &Results) -> Line {
     let held = |path| Some(results.find("idle", "held", path)?.values.summary()?.low);
     if let (Some(ours), Some(theirs)) = (held(Path::Warren), held(Path::Ztunnel)) {
         line.detail = format!("{ours:.0} connections held against {theirs:.0}");
+    }
+    line
+}
+
+/// The figure is the largest deviation; an allocation spoils it whatever it is.
+fn policy(results: &Results) -> Line {
+    let median = |metric| Some(warren(results, "policy", metric)?.values.summary()?.median);
+    let (deviation, allocations) = (median("deviation"), median("allocations"));
+    let goal = Goal::AtMost(0.2);
+    let mut line =
+        line("policy decision, 10 → 100,000 policies", "± 20 %, no allocation", goal, deviation, String::new());
+    if let (Some(deviation), Some(allocations)) = (deviation, allocations) {
+        line.detail = format!("{allocations:.2} allocations a decision");
+        if allocations > 0.0 {
+            line.verdict = Verdict::NotMet(deviation);
+        }
     }
     line
 }

@@ -35,6 +35,10 @@ const SPLICE: &str = "--splice";
 pub(crate) struct Programs {
     pub(crate) load: PathBuf,
     pub(crate) warren: PathBuf,
+    /// More flags for it.
+    pub(crate) agent_flags: Vec<String>,
+    /// Micro-benchmarks, where they are built.
+    pub(crate) micro: PathBuf,
     pub(crate) ztunnel: Option<Ztunnel>,
     pub(crate) envoy: Option<Envoy>,
     /// Where logs of proxies go when something is wrong.
@@ -145,8 +149,7 @@ impl Lab {
         match self.path {
             Path::Loopback | Path::Plain | Path::PlainSameNode => {}
             Path::Warren | Path::SameNode | Path::SameNodeSplice => {
-                let flags: &[&str] = if self.path == Path::SameNodeSplice { &[SPLICE] } else { &[] };
-                let agents = Agents::new(&self.programs.warren, &self.directory, flags);
+                let agents = Agents::new(&self.programs.warren, &self.directory, self.flags());
                 self.proxies = agents.start(&self.pods(), more)?;
                 self.agents = Some(agents);
             }
@@ -163,6 +166,16 @@ impl Lab {
         Ok(())
     }
 
+    /// The agents' flags: splice as the path wants it, whatever the agent's default is.
+    fn flags(&self) -> Vec<String> {
+        let mut flags = self.programs.agent_flags.clone();
+        let word = if self.path == Path::SameNodeSplice { "on" } else { "off" };
+        if self.path.is_same_node() && warren::knows(&self.programs.warren, SPLICE) {
+            flags.extend([SPLICE.to_owned(), word.to_owned()]);
+        }
+        flags
+    }
+
     /// One round trip; and between nodes there is a tunnel now, or none where there should be none.
     fn prove(&self) -> Result<()> {
         self.run(&["connect", "--count", "1", "--warmup", "0"])?;
@@ -172,6 +185,11 @@ impl Lab {
             Path::Plain | Path::PlainSameNode | Path::Loopback if tunnelled => bail!("{} is tunnelled", self.path),
             _ => Ok(()),
         }
+    }
+
+    /// The programs.
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// Tunnels that lead out of the client's pod.
@@ -271,7 +289,7 @@ pub(crate) fn leftovers() -> Vec<String> {
 /// Removes what a lab made, of this run or an earlier one.
 pub(crate) fn take_down(warren: &FilePath) -> Result<()> {
     let mut left = net::remove();
-    if let Err(error) = Agents::new(warren, FilePath::new(DIRECTORY), &[]).clean_up() {
+    if let Err(error) = Agents::new(warren, FilePath::new(DIRECTORY), Vec::new()).clean_up() {
         left.push(format!("{error:#}"));
     }
     match fs::remove_dir_all(DIRECTORY) {

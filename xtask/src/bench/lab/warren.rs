@@ -30,8 +30,7 @@ pub(crate) struct Agents {
 
 impl Agents {
     /// Agents whose files go below this directory.
-    pub(super) fn new(program: &Path, directory: &Path, flags: &[&str]) -> Self {
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    pub(super) fn new(program: &Path, directory: &Path, flags: Vec<String>) -> Self {
         Self { program: program.to_owned(), directory: directory.to_owned(), flags }
     }
 

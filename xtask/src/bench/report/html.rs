@@ -2,6 +2,7 @@
 
 use super::super::path::Path;
 use super::super::results::{Entry, Results};
+use super::super::selfcheck;
 use super::super::targets::{Line, Verdict};
 use super::{About, figure};
 
@@ -17,6 +18,16 @@ pub(super) fn page(about: &About, results: &Results, targets: &[Line], picture: 
         .map(|(name, value)| format!("<tr><td>{}<td class=left>{}\n", escaped(name), escaped(value)))
         .collect();
     let faults: String = about.faults.iter().map(|fault| format!("<p class=not>{}\n", escaped(fault))).collect();
+    let checks: String = selfcheck::checks(results)
+        .iter()
+        .map(|check| {
+            let (alone, fastest) = (figure(check.alone), figure(check.fastest));
+            format!(
+                "<tr><td>{}<td>{alone}<td>{}<td>{fastest}<td>{}<td>{:.2}\n",
+                check.run, check.unit, check.path, check.share
+            )
+        })
+        .collect();
     let targets: String = targets.iter().map(target).collect();
     let rows: String = results.sorted().into_iter().map(|entry| row(results, entry)).collect();
     format!(
@@ -26,6 +37,8 @@ pub(super) fn page(about: &About, results: &Results, targets: &[Line], picture: 
          system's: kernel, interrupts, load generator and applications included.\n\
          <h2>Targets</h2><table><tr><th>what<th>goal<th>figure<th>verdict<th class=left>made of\n{targets}</table>\n\
          <h2>Picture</h2>\n{picture}\n\
+         <h2>The load generator alone</h2><p>Both its ends on loopback of one namespace, beside each row's fastest path.\n\
+         <table><tr><th>row<th>alone<th>unit<th>fastest<th>path<th>of it\n{checks}</table>\n\
          <h2>Every value</h2><table><tr><th>row<th>path<th>median<th>low<th>high<th>unit<th>CPU<th>× plain<th>× ztunnel\
          <th>× Envoy<th>CPU × ztunnel\n{rows}</table>\n"
     )

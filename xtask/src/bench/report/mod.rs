@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::table::{print_results, print_targets};
+pub(crate) use self::table::{print_results, print_self_checks, print_targets};
 use super::results::Results;
 use super::targets::Line;
 

@@ -2,6 +2,7 @@
 
 use super::super::path::Path;
 use super::super::results::{Entry, Results};
+use super::super::selfcheck::Check;
 use super::super::targets::{Line, Verdict};
 use super::figure;
 
@@ -45,6 +46,17 @@ fn line(results: &Results, entry: &Entry) -> String {
         peer(Path::Ztunnel),
         peer(Path::Envoy)
     )
+}
+
+/// The load generator alone beside the fastest path of each row.
+pub(crate) fn print_self_checks(checks: &[Check]) {
+    if checks.is_empty() {
+        return;
+    }
+    println!("\nThe load generator alone (both ends on loopback of one namespace), and the fastest path:");
+    for Check { run, unit, alone, path, fastest, share } in checks {
+        println!("  {run:<18}{:>12} {unit:<8}{:>12} on {path:<18}{share:.2} of it", figure(*alone), figure(*fastest));
+    }
 }
 
 /// The goals.

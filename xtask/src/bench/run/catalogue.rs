@@ -38,7 +38,7 @@ impl Run {
 }
 
 /// All rows, in the order of reports.
-fn all(options: &Options) -> Vec<Run> {
+fn all(options: &Options, micro: bool) -> Vec<Run> {
     let row = |id: String, title: String, kind, group| Run { id, title, kind, group, quick: false, loopback: false };
     let mut rows = Vec::new();
     for (size, word, title) in [(64, "64", "64 B"), (16_384, "16k", "16 KiB")] {
@@ -71,6 +71,10 @@ fn all(options: &Options) -> Vec<Run> {
     rows.push(Run { quick: true, ..enrol });
     let restart = "kill -9 of the client's agent until a connection is answered".into();
     rows.push(Run { quick: true, ..row("restart".into(), restart, Kind::Restart, Group::Lifecycle) });
+    if micro {
+        let title = "policy decision, 10 to 100,000 policies".into();
+        rows.push(Run { quick: true, ..row("policy".into(), title, Kind::Policy, Group::Lifecycle) });
+    }
     rows
 }
 
@@ -78,12 +82,12 @@ fn counted(number: u32, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// The rows that were asked for, in groups. In a quick run all that need no lab of their own share one.
-pub(crate) fn catalogue(options: &Options) -> Vec<Vec<Run>> {
+/// The rows that were asked for, in groups; those of the micro-benchmarks only where there are some. In a quick run all that need no lab of their own share one.
+pub(crate) fn catalogue(options: &Options, micro: bool) -> Vec<Vec<Run>> {
     let asked =
         |run: &Run| if options.rows.is_empty() { run.quick || !options.quick } else { options.names_row(&run.id) };
     let mut groups: Vec<(Group, Vec<Run>)> = Vec::new();
-    for run in all(options).into_iter().filter(asked) {
+    for run in all(options, micro).into_iter().filter(asked) {
         let shared = options.quick && matches!(run.group, Group::Connects | Group::Streams | Group::Lifecycle);
         let group = if shared { Group::RoundTrips } else { run.group };
         match groups.iter_mut().find(|(known, _)| *known == group) {

@@ -4,6 +4,7 @@ mod catalogue;
 mod idle;
 mod lifecycle;
 mod load;
+mod policy;
 
 use anyhow::Result;
 
@@ -58,6 +59,7 @@ pub(crate) enum Kind {
     FirstByte,
     Enrolment,
     Restart,
+    Policy,
 }
 
 /// Addresses of the far pod in the row of handshakes: as many connections, each with a tunnel of its own.
@@ -74,7 +76,7 @@ impl Kind {
             Self::Idle => !path.is_same_node() && path != Path::Loopback,
             Self::FirstByte => !path.is_same_node() && path != Path::Loopback,
             Self::Handshakes => matches!(path, Path::Warren | Path::Ztunnel | Path::Envoy),
-            Self::Enrolment | Self::Restart => path == Path::Warren,
+            Self::Enrolment | Self::Restart | Self::Policy => path == Path::Warren,
         }
     }
 
@@ -98,6 +100,7 @@ impl Kind {
             Self::Idle => idle::measure(lab, options),
             Self::Enrolment => lifecycle::enrolment(lab),
             Self::Restart => lifecycle::restart(lab, options),
+            Self::Policy => policy::measure(&lab.programs().micro, options),
         }
     }
 }
