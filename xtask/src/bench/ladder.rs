@@ -27,18 +27,20 @@ const QUIET: f64 = 0.1;
 pub(super) const MICRO: &str = "warren-micro";
 
 /// Measures and reports. What went wrong, if anything, is the error.
-pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options, programs: &Programs) -> Result<()> {
     // What a proxy may open is not the benchmark's to limit.
     warren_load::raise_open_files()?;
     let _alone = netlab::lock("warren-bench", LOCK_LIMIT)?;
-    let programs = programs(workspace, options)?;
     let paths = options.paths(|path| programs.offer(path));
-    let mut about = about(&programs, options)?;
+    if let Some(path) = options.paths.iter().find(|path| !paths.contains(path)) {
+        bail!("no {path} here: a peer wants --peer, splice an agent that can");
+    }
+    let mut about = about(programs, options)?;
     for (name, value) in &about.facts {
         println!("{name:<10} {value}");
     }
     let mut results = Results::default();
-    let measured = measure(options, &programs, &paths, &mut results, &mut about.faults);
+    let measured = measure(options, programs, &paths, &mut results, &mut about.faults);
     lab::take_down(&programs.warren)?;
     measured?;
     let targets = targets::lines(&results);
@@ -58,8 +60,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Err(exit::told())
 }
 
-/// The programs, each of which must run.
-fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
+/// The programs that will be measured. Peers must be there already.
+pub(crate) fn programs(workspace: &Workspace, options: &Options) -> Result<Programs> {
     let release = workspace.target().join("release");
     let mut programs = Programs {
         load: options.load_bin.clone().unwrap_or_else(|| release.join("warren-load")),

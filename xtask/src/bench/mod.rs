@@ -54,11 +54,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 }
 
 fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
+    let programs = ladder::programs(workspace, options)?;
     if !options.no_build {
         setup::ensure(workspace, if options.peers.is_empty() { Group::Lab } else { Group::Peers })?;
         build(workspace, options.warren_bin.is_none())?;
     }
-    ladder::run(workspace, options)
+    ladder::run(workspace, options, &programs)
 }
 
 /// Release builds of the load generator and, unless another one is given, the agent.

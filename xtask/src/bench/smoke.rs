@@ -42,7 +42,8 @@ fn measure(workspace: &Workspace, out: &Path) -> Result<()> {
     let mut cargo = process::command("cargo");
     process::run(cargo.current_dir(workspace.root()).args(["build", "--package", "warren-load"]))?;
     let debug = workspace.target().join("debug");
-    ladder::run(workspace, &Options::smoke(&debug, out.to_owned()))
+    let options = Options::smoke(&debug, out.to_owned());
+    ladder::run(workspace, &options, &ladder::programs(workspace, &options)?)
 }
 
 fn rows_are_well(workspace: &Workspace, out: &Path) -> Result<()> {
