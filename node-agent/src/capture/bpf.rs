@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use aya::Pod;
@@ -185,7 +185,7 @@ pub(super) enum Target<'a> {
 pub(super) fn attached(target: &Target<'_>, attach_type: u32) -> Result<Vec<u32>, BpfError> {
     let mut ids = [0_u32; 64];
     let target = match target {
-        Target::File(file) => file.as_fd().as_raw_fd().cast_unsigned(),
+        Target::File(file) => file.as_raw_fd().cast_unsigned(),
         Target::Interface(index) => *index,
     };
     let mut attr = QueryAttr {

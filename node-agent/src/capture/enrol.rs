@@ -100,7 +100,7 @@ impl NodeCapture {
             plumbing.inherit(&earlier.plumbing);
             if !plumbing.same_rules(&earlier.plumbing) {
                 // Another mark or table. Until the new rules stand, the binding to `lo` holds captured packets.
-                netns.enter(|| earlier.plumbing.undo())??;
+                netns.enter(|| earlier.plumbing.undo_routing(&RouteSocket::open()?))??;
             }
         }
         let record = Record { uid: spec.uid.to_string(), netns: spec.netns.clone(), plumbing: plumbing.clone() };

@@ -14,6 +14,7 @@ mod config;
 mod enrol;
 mod error;
 mod events;
+mod gate;
 mod handles;
 mod listeners;
 mod near;

@@ -1,13 +1,11 @@
 //! The compiled programs and how they are loaded.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
-use aya::programs::{
-    CgroupAttachMode, CgroupSockAddr, CgroupSockopt, Program, SchedClassifier, SkLookup, SockOps, TcAttachType,
-};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, Program, SchedClassifier, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use warren_ebpf_abi::map;
 
@@ -146,10 +144,12 @@ impl Object {
         Attached::new(name, Ok::<FdLink, std::convert::Infallible>(link.into()), program_id)
     }
 
-    /// Loads the classifier, which is attached inside a namespace.
-    pub(super) fn load_gate(&mut self, name: &'static str) -> Result<(), BpfError> {
+    /// Loads a classifier, which is put in its place inside a namespace; returns the program and its id.
+    pub(super) fn load_gate(&mut self, name: &'static str) -> Result<(BorrowedFd<'_>, u32), BpfError> {
         let program: &mut SchedClassifier = self.program(name)?;
-        program.load().map_err(BpfError::program(name))
+        program.load().map_err(BpfError::program(name))?;
+        let program_id = program.info().map_err(BpfError::program(name))?.id();
+        Ok((program.fd().map_err(BpfError::program(name))?.as_fd(), program_id))
     }
 
     /// Loads a classifier that is attached by descriptor; gives that and the program's id.
@@ -159,15 +159,6 @@ impl Object {
         let id = program.info().map_err(BpfError::program(name))?.id();
         let fd = program.fd().map_err(BpfError::program(name))?.as_fd().try_clone_to_owned();
         fd.map(|fd| (fd, id)).map_err(|error| BpfError::Link { program: name, reason: error.to_string() })
-    }
-
-    /// Attaches the classifier to what leaves by `lo` of the namespace this thread is in.
-    pub(super) fn attach_gate(&mut self, name: &'static str) -> Result<Attached, BpfError> {
-        let program: &mut SchedClassifier = self.program(name)?;
-        let id = program.attach("lo", TcAttachType::Egress).map_err(BpfError::program(name))?;
-        let link = program.take_link(id).map_err(BpfError::program(name))?;
-        let program_id = program.info().map_err(BpfError::program(name))?.id();
-        Attached::new(name, link.try_into(), program_id)
     }
 
     fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T, BpfError>

@@ -1,4 +1,4 @@
-//! Rules, routes and the setting of one pod's network namespace: applied, compared, repaired, undone.
+//! Rules, routes and settings of one pod's network namespace: applied, compared, repaired, undone.
 //!
 //! A captured socket bears the mark and is bound to `lo`. The first rule leads it to a table whose only route delivers
 //! everything locally; the second answers "unreachable" should the first be missing; the `local` rule, which would
@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::config::Mark;
+use super::gate;
 use crate::sys::netlink::{Action, IpFamily, RouteSocket, Rule};
 use crate::sys::sysctl::{self, FWMARK_REFLECT_V4, FWMARK_REFLECT_V6, TCP_FWMARK_ACCEPT};
 
@@ -36,6 +37,9 @@ pub(super) struct Plumbing {
     families: Vec<(IpFamily, Option<IpAddr>)>,
     /// Settings as they were before.
     settings: BTreeMap<String, String>,
+    /// Whether what carries the gate was there before, and so stays; unknown to agents that pinned theirs.
+    #[serde(default)]
+    gate_carried: Option<bool>,
 }
 
 impl Plumbing {
@@ -49,12 +53,14 @@ impl Plumbing {
             settings: settings(families)
                 .map(|name| Ok((name.to_owned(), sysctl::read(name)?)))
                 .collect::<io::Result<_>>()?,
+            gate_carried: Some(gate::has_carrier(&RouteSocket::open()?)?),
         })
     }
 
     /// Takes over what an earlier agent wrote down about how the namespace was before it.
     pub(super) fn inherit(&mut self, earlier: &Self) {
         self.settings.extend(earlier.settings.clone());
+        self.gate_carried = earlier.gate_carried.or(self.gate_carried);
     }
 
     /// Whether the rules are the same ones.
@@ -97,9 +103,15 @@ impl Plumbing {
         Ok(())
     }
 
-    /// Makes everything as it was; in the namespace this thread is in. It may be repeated.
+    /// Makes everything as it was, the gate included; in the namespace this thread is in. It may be repeated.
     pub(super) fn undo(&self) -> io::Result<()> {
         let socket = RouteSocket::open()?;
+        self.undo_routing(&socket)?;
+        gate::remove(&socket, self.gate_carried == Some(true))
+    }
+
+    /// Makes rules, routes and settings as they were.
+    pub(super) fn undo_routing(&self, socket: &RouteSocket) -> io::Result<()> {
         for (family, _) in &self.families {
             // The kernel does not notice that its own rule is there already.
             let standing = socket.rules(*family)?;

@@ -12,6 +12,7 @@ use warren_ebpf_abi::{Family, ListenerKind, PodConfig, PortVerdict, listener_slo
 
 use super::bpf::{self, BpfError, Raw, Target};
 use super::error::CaptureError;
+use super::gate;
 use super::listeners::{Placed, WorkerListeners};
 use super::object::{Attached, Loader, Object};
 use super::pins::{Pins, linked_program, make_dir, replace_link};
@@ -19,8 +20,6 @@ use crate::sys::netns::NetNs;
 
 /// `BPF_SK_LOOKUP` of `enum bpf_attach_type`.
 const ATTACHED_LOOKUP: u32 = 36;
-/// `BPF_TCX_EGRESS`.
-const ATTACHED_EGRESS: u32 = 47;
 
 /// The programs and maps of one pod.
 pub(super) struct PodObject {
@@ -126,9 +125,10 @@ impl PodObject {
 
     /// Attaches the programs, in the place of those of an earlier agent.
     pub(super) fn attach(&mut self, netns: &NetNs) -> Result<(), CaptureError> {
-        self.object.load_gate(program::GATE)?;
-        let gate = netns.enter(|| self.object.attach_gate(program::GATE)).map_err(BpfError::Query)??;
-        self.keep(gate)?;
+        let wrap = |error: io::Error| BpfError::Link { program: program::GATE, reason: error.to_string() };
+        let (gate, id) = self.object.load_gate(program::GATE)?;
+        netns.enter(|| gate::attach(gate)).and_then(|result| result).map_err(wrap)?;
+        self.programs.insert(program::GATE, id);
         let lookup = self.object.attach_lookup(program::LOOKUP, netns)?;
         self.keep(lookup)?;
         match self.detached(netns)?.first() {
@@ -145,18 +145,12 @@ impl PodObject {
     /// Names of programs that are not where they should be.
     pub(super) fn detached(&self, netns: &NetNs) -> Result<Vec<&'static str>, CaptureError> {
         let lookups = bpf::attached(&Target::File(netns.as_fd()), ATTACHED_LOOKUP)?;
-        let lo = Target::Interface(warren_ebpf_abi::LOOPBACK_IFINDEX);
-        let gates = netns.enter(|| bpf::attached(&lo, ATTACHED_EGRESS)).map_err(BpfError::Query)??;
-        let places = [(program::LOOKUP, lookups), (program::GATE, gates)];
-        Ok(places
-            .into_iter()
-            .filter(|(name, running)| {
-                let pinned = linked_program(&self.directory.join(name), name).ok();
-                let wanted = self.programs.get(name).copied();
-                wanted.is_none() || pinned != wanted || wanted.is_none_or(|id| !running.contains(&id))
-            })
-            .map(|(name, _)| name)
-            .collect())
+        let pinned = linked_program(&self.directory.join(program::LOOKUP), program::LOOKUP).ok();
+        let gates = netns.enter(gate::standing).and_then(|result| result).map_err(BpfError::Query)?;
+        let runs = |name: &str, running: &[u32]| self.programs.get(name).is_some_and(|id| running.contains(id));
+        let lookup_runs = runs(program::LOOKUP, &lookups) && pinned.as_ref() == self.programs.get(program::LOOKUP);
+        let places = [(program::LOOKUP, lookup_runs), (program::GATE, runs(program::GATE, &gates))];
+        Ok(places.into_iter().filter(|(_, runs)| !runs).map(|(name, _)| name).collect())
     }
 
     /// Slots whose listener is not the one that was handed out.

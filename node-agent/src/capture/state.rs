@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -13,7 +13,9 @@ use super::error::CaptureError;
 use super::plumbing::Plumbing;
 
 /// Number of this file's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest form that is read: it differs by what it does not say.
+const OLDEST: u32 = 1;
 const FILE: &str = "capture.json";
 const LOCK: &str = "capture.lock";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -94,9 +96,7 @@ impl State {
         let content = Content { version: VERSION, abi: ABI_VERSION, boot: self.boot.clone(), pods: self.pods.clone() };
         let fresh = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&fresh)?;
-            serde_json::to_writer(&mut file, &content)?;
-            file.flush()?;
+            fs::write(&fresh, serde_json::to_vec(&content)?)?;
             fs::rename(&fresh, &self.path)
         };
         write().map_err(CaptureError::file(&self.path))
@@ -115,7 +115,7 @@ fn read(path: &Path, boot: &str) -> Result<BTreeMap<u64, Record>, CaptureError> 
         other => other.map_err(CaptureError::file(path))?,
     };
     let content: Content = serde_json::from_slice(&text).map_err(|error| CaptureError::file(path)(error.into()))?;
-    if content.version == VERSION {
+    if (OLDEST..=VERSION).contains(&content.version) {
         return Ok(if content.boot == boot { content.pods } else { BTreeMap::new() });
     }
     let reason = format!("form {} is not known to this version, which writes {VERSION}", content.version);

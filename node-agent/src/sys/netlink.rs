@@ -1,6 +1,7 @@
-//! Rules, routes and addresses of a network namespace, over one rtnetlink socket.
+//! Rules, routes, addresses and classifiers of a network namespace, over one rtnetlink socket.
 
 mod address;
+mod classifier;
 mod link;
 mod route;
 mod rule;
@@ -11,6 +12,7 @@ use std::io;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub(crate) use address::Address;
+pub(crate) use classifier::{Direction, Place};
 pub(crate) use link::Link;
 pub(crate) use rule::{Action, Rule};
 pub(super) use transport::Transport;

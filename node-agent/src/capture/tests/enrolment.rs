@@ -23,7 +23,8 @@ fn enrolling_is_quick() {
         eprintln!("enrolled in {took:?}");
         shortest = shortest.min(took);
     }
-    assert!(shortest < Duration::from_millis(50), "{shortest:?}");
+    // Without optimisation. A grace period of RCU alone, which attaching a tcx link waits for, is longer.
+    assert!(shortest < Duration::from_millis(10), "{shortest:?}");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
+use warren_ebpf_abi::ABI_VERSION;
+
 use super::bed::{Bed, PEER4, accept, addr, captured, ip, outbound};
 use crate::capture::NodeCapture;
 use crate::capture::error::EnrolStep;
@@ -15,6 +17,7 @@ struct Traces {
     rules: Vec<String>,
     routes: Vec<String>,
     settings: String,
+    classifiers: String,
     sockets: String,
     programs: BTreeSet<String>,
 }
@@ -26,6 +29,7 @@ impl Traces {
             rules: lines("ip rule; ip -6 rule"),
             routes: lines("ip route show table all | grep -v cache; ip -6 route show table all | grep -v -e cache -e fe80 -e expires"),
             settings: bed.shell("cat /proc/sys/net/ipv4/tcp_fwmark_accept /proc/sys/net/ipv4/fwmark_reflect /proc/sys/net/ipv6/fwmark_reflect").unwrap(),
+            classifiers: bed.shell("tc qdisc show dev lo; tc filter show dev lo egress").unwrap(),
             sockets: bed.shell("cat /proc/net/tcp /proc/net/tcp6 | grep ' 0A ' || true").unwrap(),
             programs: bed.attached(),
         }
@@ -155,13 +159,14 @@ fn the_auditor_repairs_what_was_taken_away() {
     }
     bed.shell("echo 0 > /proc/sys/net/ipv4/tcp_fwmark_accept").unwrap();
     assert_eq!(node.capture.audit().len(), 1);
-    for link in [
-        "links/warren_connect4",
-        &format!("pods/{}/warren_lookup", node.pod.netns.cookie()),
-        &format!("pods/{}/warren_gate", node.pod.netns.cookie()),
-    ] {
-        std::fs::remove_file(format!("/sys/fs/bpf/warren/{}/v{}/{link}", bed.name, warren_ebpf_abi::ABI_VERSION))
-            .unwrap();
+    for gone in ["tc filter del dev lo egress", "tc qdisc del dev lo clsact"] {
+        bed.shell(gone).unwrap();
+        let found = node.capture.audit();
+        assert!(found.len() == 1 && found[0].repaired && found[0].what.contains("warren_gate"), "{gone}: {found:?}");
+        assert_eq!(node.capture.audit(), [], "{gone}");
+    }
+    for link in ["links/warren_connect4", &format!("pods/{}/warren_lookup", node.pod.netns.cookie())] {
+        std::fs::remove_file(format!("/sys/fs/bpf/warren/{}/v{ABI_VERSION}/{link}", bed.name)).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let found = node.capture.audit();
         assert!(!found.is_empty() && found.iter().all(|finding| finding.repaired), "{link}: {found:?}");
@@ -171,6 +176,28 @@ fn the_auditor_repairs_what_was_taken_away() {
     accept(&outbound(&node.pod.listeners)).expect("still captured");
     node.pod.listeners.clear();
     assert!(node.capture.audit().iter().any(|finding| finding.what.contains("listener")));
+}
+
+#[test]
+fn classifiers_of_others_stay() {
+    const ADD: &str = "tc filter add dev lo ingress prio 1 handle 1 bpf da bytecode '1,6 0 0 0'";
+    let bed = Bed::new();
+    bed.shell(&format!("tc qdisc add dev lo clsact && {ADD}")).unwrap();
+    let theirs = || bed.shell("tc qdisc show dev lo; tc filter show dev lo ingress").unwrap();
+    let before = theirs();
+    let mut node = bed.node();
+    node.capture.forget(&bed.spec().uid).unwrap();
+    assert_eq!(theirs(), before);
+    drop(node);
+    bed.cleanup();
+    assert_eq!(theirs(), before);
+    // Put there after ours, by somebody who relied on what we had put there.
+    bed.shell("tc qdisc del dev lo clsact").unwrap();
+    let mut node = bed.node();
+    bed.shell(ADD).unwrap();
+    node.capture.forget(&bed.spec().uid).unwrap();
+    assert_eq!(theirs(), before);
+    assert_eq!(bed.shell("tc filter show dev lo egress").unwrap(), "");
 }
 
 #[test]
