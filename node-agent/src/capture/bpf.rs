@@ -84,6 +84,7 @@ impl BpfError {
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const PROG_QUERY: libc::c_long = 16;
@@ -153,6 +154,22 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     };
     // SAFETY: `attr` is what the command takes; key and value are as long as the map's, which the callers' types say.
     unsafe { call(MAP_UPDATE_ELEM, &attr) }
+}
+
+/// Removes an element, if it is there.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key).addr() as u64,
+        value: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` is what the command takes; the key is as long as the map's, which the callers' types say.
+    match unsafe { call(MAP_DELETE_ELEM, &attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Reads an element of a map with 8-byte values; `None` if there is none.

@@ -66,8 +66,9 @@ impl NodeCapture {
         }
         let found = netns.enter(|| find(&spec.ips)).at(EnrolStep::Addresses)?.at(EnrolStep::Addresses)?;
         let earlier = self.state.pods().get(&cookie).cloned();
-        // Written down and captured: pins may have been removed by hand, or be those of another contract version.
-        let adopted = earlier.is_some() && self.maps.pods.get(&cookie, 0).is_ok();
+        // Written down and captured: pins may have been removed by hand.
+        let captured = self.maps.pods.get(&cookie, 0).is_ok() || self.pins.has_pod_elsewhere(cookie);
+        let adopted = earlier.is_some() && captured;
         let plumbing = self.write_down(spec, &netns, &found, earlier).at(EnrolStep::State)?;
         let result = self.build(spec, &netns, &found, &plumbing, adopted);
         match result {
@@ -130,9 +131,9 @@ impl NodeCapture {
         object.fill(&listeners, placed).at(EnrolStep::Sockmap)?;
         netns.enter(|| plumbing.apply()).at(EnrolStep::Plumbing)?.at(EnrolStep::Plumbing)?;
         object.attach(netns).at(EnrolStep::Attach)?;
-        if !adopted {
-            self.set_entry(cookie, PodEntry::SELF_TEST).at(EnrolStep::Register)?;
-        }
+        let entry = if adopted { PodEntry::CAPTURING } else { PodEntry::SELF_TEST };
+        self.set_entry(cookie, entry).at(EnrolStep::Register)?;
+        self.pins.take_pod_over(cookie).at(EnrolStep::Register)?;
         let test = SelfTest {
             netns,
             object: &object,
@@ -198,7 +199,7 @@ impl NodeCapture {
 
     /// After a world has been applied: lets go of pods that an earlier agent left and that are not `wanted` any more,
     /// and of what agents of another contract version pinned. A wanted pod that could not be enrolled yet stays
-    /// captured: its connections wait, or are refused, but do not leave in clear.
+    /// captured, whichever version captured it: its connections wait, or are refused, but do not leave in clear.
     pub(crate) fn settle(&mut self, wanted: impl Fn(&PodUid) -> bool) -> Result<(), CaptureError> {
         let left: Vec<(u64, Record)> = self
             .state
@@ -207,12 +208,15 @@ impl NodeCapture {
             .filter(|(cookie, _)| self.pod_of(**cookie).is_none())
             .map(|(cookie, record)| (*cookie, record.clone()))
             .collect();
+        let mut all_served = true;
         for (cookie, record) in left {
             let uid = PodUid::from(record.uid.as_str());
             // The same pod in another namespace has been enrolled anew; its old namespace is let go.
             if wanted(&uid) && !self.pods.contains_key(&uid) {
+                all_served = false;
                 continue;
             }
+            self.pins.take_pod_over(cookie)?;
             self.unregister(cookie)?;
             super::cleanup::restore(cookie, &record)?;
             self.state.remove(cookie)?;
@@ -227,7 +231,7 @@ impl NodeCapture {
                 super::wire::detach(&self.pins.wires(), cookie);
             }
         }
-        self.pins.remove_other_versions().map(drop)
+        if all_served { self.pins.remove_other_versions().map(drop) } else { Ok(()) }
     }
 
     /// Undoes a failed enrolment as far as it got. What cannot be undone is logged; the pod was not captured yet.

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
-use warren_ebpf_abi::ABI_VERSION;
+use warren_ebpf_abi::{ABI_VERSION, map};
 
-use super::bpf::BpfError;
+use super::bpf::{self, BpfError};
 use super::error::CaptureError;
 use super::object::Link;
 
@@ -42,7 +44,7 @@ impl Pins {
 
     /// The directory of a pod's maps and links.
     pub(super) fn pod(&self, cookie: u64) -> PathBuf {
-        self.version().join("pods").join(cookie.to_string())
+        pod_in(&self.version(), cookie)
     }
 
     /// The directory of the links of programs on pods' links.
@@ -72,14 +74,34 @@ impl Pins {
 
     /// Removes the pins of other versions of the contract; returns what was removed.
     pub(super) fn remove_other_versions(&self) -> Result<Vec<PathBuf>, CaptureError> {
-        let current = self.version();
         let mut removed = Vec::new();
-        for entry in fs::read_dir(&self.node).map_err(CaptureError::file(&self.node))?.flatten() {
-            if entry.path() != current {
-                removed.extend(remove_tree(&entry.path())?);
-            }
+        for version in self.other_versions() {
+            removed.extend(remove_tree(&version)?);
         }
         Ok(removed)
+    }
+
+    /// Whether an agent of another version of the contract captures a pod.
+    pub(super) fn has_pod_elsewhere(&self, cookie: u64) -> bool {
+        self.other_versions().iter().any(|version| pod_in(version, cookie).exists())
+    }
+
+    /// Makes other versions' programs let go of a pod that ours capture: they would hold or refuse its connections.
+    pub(super) fn take_pod_over(&self, cookie: u64) -> Result<(), CaptureError> {
+        for version in self.other_versions() {
+            // Every version keys this map by the cookie; what the values are is its own affair.
+            if let Ok(pods) = MapData::from_pin(version.join("maps").join(map::PODS)) {
+                bpf::delete(pods.fd().as_fd(), &cookie).map_err(BpfError::map_io(map::PODS))?;
+            }
+            remove_tree(&pod_in(&version, cookie))?;
+        }
+        Ok(())
+    }
+
+    fn other_versions(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.node) else { return Vec::new() };
+        let current = self.version();
+        entries.flatten().map(|entry| entry.path()).filter(|path| *path != current).collect()
     }
 
     /// Removes everything of the node; returns what was removed.
@@ -91,6 +113,10 @@ impl Pins {
         }
         Ok(removed)
     }
+}
+
+fn pod_in(version: &Path, cookie: u64) -> PathBuf {
+    version.join("pods").join(cookie.to_string())
 }
 
 /// A directory for root alone.

@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use warren_ebpf_abi::ABI_VERSION;
+
 use super::bed::{Beat, Bed, PEER4, PEER6, accept, assert_connected, captured, outbound};
 use crate::capture::NodeCapture;
 
@@ -64,4 +66,66 @@ fn a_pod_whose_pins_were_removed_is_enrolled_anew() {
     assert!(!pod.adopted);
     bed.connect(&format!("{PEER4}:80")).unwrap();
     accept(&outbound(&pod.listeners)).expect("captured");
+}
+
+/// Makes what stands look as if an agent of the contract's version before had left it.
+fn age(bed: &Bed) {
+    let pins = format!("/sys/fs/bpf/warren/{}", bed.name);
+    std::fs::rename(format!("{pins}/v{ABI_VERSION}"), format!("{pins}/v{}", ABI_VERSION - 1)).unwrap();
+}
+
+#[test]
+fn an_agent_of_another_contract_version_takes_over_without_a_gap() {
+    let bed = Bed::new();
+    drop(bed.node());
+    age(&bed);
+    let target: SocketAddr = format!("{PEER4}:80").parse().unwrap();
+    std::thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| bed.pod.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))).unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        // As long as the pod is not in, its earlier agent's programs stay, and what they hold stays held.
+        let mut capture = NodeCapture::open(bed.config()).unwrap();
+        capture.set_captured(&captured()).unwrap();
+        let _beating = Beat::start(&capture);
+        capture.settle(|_| true).unwrap();
+        assert!(bed.pinned(ABI_VERSION - 1));
+        assert!(!waiting.is_finished());
+        let pod = capture.enrol(&bed.spec()).unwrap();
+        assert!(pod.adopted);
+        let (mut server, _) = accept(&outbound(&pod.listeners)).expect("the SYN was sent again");
+        assert_connected(&mut waiting.join().unwrap().unwrap(), &mut server);
+        capture.settle(|_| true).unwrap();
+        assert!(!bed.pinned(ABI_VERSION - 1));
+        assert_eq!(capture.audit(), []);
+    });
+    assert_eq!(bed.tcp_seen_outside(), 0);
+}
+
+#[test]
+fn an_agent_of_another_contract_version_takes_over_after_any_time() {
+    let bed = Bed::new();
+    drop(bed.node());
+    age(&bed);
+    // The earlier agent's programs refuse connections by now, the self-test's among them.
+    std::thread::sleep(bed.config().away_wait);
+    let mut capture = NodeCapture::open(bed.config()).unwrap();
+    capture.set_captured(&captured()).unwrap();
+    let pod = capture.enrol(&bed.spec()).unwrap();
+    bed.connect(&format!("{PEER4}:80")).unwrap();
+    accept(&outbound(&pod.listeners)).expect("captured");
+    assert_eq!(bed.tcp_seen_outside(), 0);
+}
+
+#[test]
+fn a_pod_that_is_not_wanted_any_more_is_let_go_whichever_version_had_it() {
+    let bed = Bed::new();
+    drop(bed.node());
+    age(&bed);
+    let mut capture = NodeCapture::open(bed.config()).unwrap();
+    capture.settle(|_| false).unwrap();
+    assert!(!bed.pinned(ABI_VERSION - 1));
+    let plain = bed.peer.enter(|| std::net::TcpListener::bind((PEER4, 80))).unwrap().unwrap();
+    bed.connect(&format!("{PEER4}:80")).expect("not captured any more");
+    drop(plain);
 }

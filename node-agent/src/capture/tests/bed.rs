@@ -119,6 +119,11 @@ impl Bed {
         if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
     }
 
+    /// Whether an agent of this version of the contract has pinned something.
+    pub(super) fn pinned(&self, version: u32) -> bool {
+        PathBuf::from(format!("/sys/fs/bpf/warren/{}/v{version}", self.name)).exists()
+    }
+
     /// TCP packets that reached the peer's interface from the pod.
     pub(super) fn tcp_seen_outside(&self) -> u64 {
         let text = self.peer.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()).unwrap();

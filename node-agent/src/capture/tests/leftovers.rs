@@ -61,10 +61,6 @@ impl Bed {
             .map(str::to_owned)
             .collect()
     }
-
-    fn pinned(&self) -> bool {
-        std::path::Path::new("/sys/fs/bpf/warren").join(&self.name).exists()
-    }
 }
 
 #[test]
@@ -73,13 +69,13 @@ fn cleanup_after_a_kill_leaves_nothing() {
     let before = Traces::of(&bed);
     let node = bed.node();
     assert_ne!(Traces::of(&bed), before);
-    assert!(bed.pinned());
+    assert!(bed.pinned(ABI_VERSION));
     drop(node);
     let report = bed.cleanup();
     assert_eq!(report.left, Vec::<String>::new());
     assert!(!report.removed.is_empty());
     assert_eq!(Traces::settled(&bed, &before), before);
-    assert!(!bed.pinned());
+    assert!(!std::path::Path::new("/sys/fs/bpf/warren").join(&bed.name).exists());
     assert!(!bed.config().run_dir.exists());
     // Again, with nothing there.
     assert_eq!(bed.cleanup().removed, Vec::<String>::new());
