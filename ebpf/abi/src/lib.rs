@@ -14,7 +14,7 @@ mod splice;
 pub use event::{Endpoint, Event, EventKind, RefusalReason};
 pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_slot};
 pub use node::{Captured, Config, ExactKey, OwnKey, PodEntry};
-pub use pod::{PodConfig, PortVerdict};
+pub use pod::{PodConfig, PortVerdict, PortVerdicts};
 pub use same_node::{
     Admission, MAX_VERDICTS, MAX_WAYS, NearDestination, NearSource, PAST_WAY_NS, Verdict, VerdictKey, Way, WayKey,
     WayState, Wire,
@@ -75,7 +75,7 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     /// Loopback ports of a pod's listeners: port → slot.
     pub const LISTENER_PORTS: &str = "LISTENER_PORTS";
-    /// Verdicts on plaintext from outside: port → [`PortVerdict`](crate::PortVerdict).
+    /// Verdicts on plaintext from outside: [`PortVerdicts`](crate::PortVerdicts), one entry.
     pub const VERDICTS: &str = "VERDICTS";
     /// A pod's [`PodConfig`](crate::PodConfig), one entry.
     pub const POD_CONFIG: &str = "POD_CONFIG";

@@ -6,14 +6,14 @@ use crate::{MAX_WORKERS, Plain};
 pub struct PodConfig {
     cookie: u64,
     workers: u32,
-    default_verdict: u32,
+    reserved: u32,
 }
 
 impl PodConfig {
-    /// Cookie of the pod's network namespace, number of workers (1 to [`MAX_WORKERS`]), verdict on ports that have none.
+    /// Cookie of the pod's network namespace, number of workers (1 to [`MAX_WORKERS`]).
     #[must_use]
-    pub const fn new(cookie: u64, workers: u32, default_verdict: PortVerdict) -> Self {
-        Self { cookie, workers, default_verdict: default_verdict.code() }
+    pub const fn new(cookie: u64, workers: u32) -> Self {
+        Self { cookie, workers, reserved: 0 }
     }
 
     /// Cookie of the pod's network namespace.
@@ -30,13 +30,6 @@ impl PodConfig {
     #[inline(always)]
     pub const fn worker(&self, port: u16) -> u32 {
         if self.workers == 0 || self.workers > MAX_WORKERS { 0 } else { (port >> 1) as u32 % self.workers }
-    }
-
-    /// Verdict on ports that have none of their own.
-    #[must_use]
-    #[inline(always)]
-    pub const fn default_verdict(&self) -> PortVerdict {
-        PortVerdict::from_code(self.default_verdict)
     }
 }
 
@@ -55,7 +48,7 @@ impl PortVerdict {
     /// The number that stands in maps.
     #[must_use]
     #[inline(always)]
-    pub const fn code(self) -> u32 {
+    pub const fn code(self) -> u8 {
         match self {
             Self::Pass => 1,
             Self::Agent => 2,
@@ -66,7 +59,7 @@ impl PortVerdict {
     /// The verdict of a number; one that is not known refuses.
     #[must_use]
     #[inline(always)]
-    pub const fn from_code(code: u32) -> Self {
+    pub const fn from_code(code: u8) -> Self {
         match code {
             1 => Self::Pass,
             2 => Self::Agent,
@@ -75,8 +68,39 @@ impl PortVerdict {
     }
 }
 
+/// Verdicts on plaintext from outside, for every port.
+///
+/// One byte for each: while a table is replaced, every port has its old verdict or its new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct PortVerdicts([u8; PORTS]);
+
+const PORTS: usize = u16::MAX as usize + 1;
+
+impl PortVerdicts {
+    /// The same verdict for every port.
+    #[must_use]
+    pub const fn all(verdict: PortVerdict) -> Self {
+        Self([verdict.code(); PORTS])
+    }
+
+    /// Sets the verdict of a port.
+    pub const fn set(&mut self, port: u16, verdict: PortVerdict) {
+        self.0[port as usize] = verdict.code();
+    }
+
+    /// The verdict of a port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(&self, port: u16) -> PortVerdict {
+        PortVerdict::from_code(self.0[port as usize])
+    }
+}
+
 // SAFETY: repr(C), integers only; the test below shows that there is no padding.
 unsafe impl Plain for PodConfig {}
+// SAFETY: an array of bytes.
+unsafe impl Plain for PortVerdicts {}
 
 #[cfg(test)]
 mod tests {
@@ -89,9 +113,9 @@ mod tests {
 
     #[test]
     fn workers_share_the_even_ports() {
-        let config = PodConfig::new(1, 2, PortVerdict::Pass);
+        let config = PodConfig::new(1, 2);
         assert_ne!(config.worker(40_000), config.worker(40_002));
-        assert_eq!(PodConfig::new(1, 0, PortVerdict::Pass).worker(7), 0, "an empty map entry must not divide by zero");
+        assert_eq!(PodConfig::new(1, 0).worker(7), 0, "an empty map entry must not divide by zero");
     }
 
     #[test]
@@ -100,5 +124,15 @@ mod tests {
         for verdict in [PortVerdict::Pass, PortVerdict::Agent, PortVerdict::Refuse] {
             assert_eq!(PortVerdict::from_code(verdict.code()), verdict);
         }
+    }
+
+    #[test]
+    fn every_port_has_a_verdict() {
+        let mut verdicts = PortVerdicts::all(PortVerdict::Agent);
+        verdicts.set(u16::MAX, PortVerdict::Pass);
+        assert_eq!(
+            [0, 1, u16::MAX].map(|port| verdicts.of(port)),
+            [PortVerdict::Agent, PortVerdict::Agent, PortVerdict::Pass]
+        );
     }
 }

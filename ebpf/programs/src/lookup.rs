@@ -91,7 +91,7 @@ fn choose(context: &SkLookupContext, config: &PodConfig, packet: &Packet) -> Res
         Claim::Void => return Err(Refusal::Void),
         Claim::None => {}
     }
-    match verdict(config, packet.local_port) {
+    match verdict(packet.local_port) {
         PortVerdict::Pass => Ok(()),
         PortVerdict::Agent => assign(context, config, packet, ListenerKind::Plaintext),
         PortVerdict::Refuse => Err(Refusal::Plaintext),
@@ -113,13 +113,10 @@ fn refuse_direct_dial(packet: &Packet) -> Result<(), Refusal> {
     }
 }
 
+/// Without a table nothing comes in.
 #[inline(always)]
-fn verdict(config: &PodConfig, port: u16) -> PortVerdict {
-    // SAFETY: the value is one integer, read once.
-    match unsafe { VERDICTS.get(port) } {
-        Some(code) => PortVerdict::from_code(*code),
-        None => config.default_verdict(),
-    }
+fn verdict(port: u16) -> PortVerdict {
+    VERDICTS.get(0).map_or(PortVerdict::Refuse, |verdicts| verdicts.of(port))
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::macros::btf_map;
-use warren_ebpf_abi::{LISTENER_SLOTS, PodConfig};
+use warren_ebpf_abi::{LISTENER_SLOTS, PodConfig, PortVerdicts};
 
 use crate::sockmap::Sockmap;
 
@@ -16,7 +16,7 @@ pub(crate) static LISTENER_PORTS: HashMap<u16, u32, { LISTENER_SLOTS as usize },
     HashMap::new();
 
 #[btf_map]
-pub(crate) static VERDICTS: HashMap<u16, u32, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub(crate) static VERDICTS: Array<PortVerdicts, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static POD_CONFIG: Array<PodConfig, 1> = Array::new();

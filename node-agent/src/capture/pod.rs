@@ -1,6 +1,6 @@
 //! One pod's programs and maps in the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, MapData};
 use warren_core::policy::{InboundPlan, PlainVerdict};
-use warren_ebpf_abi::{Family, ListenerKind, PodConfig, PortVerdict, listener_slot, map, program};
+use warren_ebpf_abi::{Family, ListenerKind, PodConfig, PortVerdict, PortVerdicts, listener_slot, map, program};
 
 use super::bpf::{self, BpfError, Raw, Target};
 use super::error::CaptureError;
@@ -28,7 +28,7 @@ pub(super) struct PodObject {
     object: Object,
     sockmap: MapData,
     ports: HashMap<MapData, u16, u32>,
-    verdicts: HashMap<MapData, u16, u32>,
+    verdicts: Array<MapData, Raw<PortVerdicts>>,
     config: Array<MapData, Raw<PodConfig>>,
     workers: u32,
     /// Cookies of the listeners, by slot.
@@ -95,20 +95,14 @@ impl PodObject {
 
     /// Sets the verdicts on plaintext from outside. Every moment of the change has, for each port, the old or the new.
     pub(super) fn set_plan(&mut self, plan: &InboundPlan) -> Result<(), BpfError> {
-        let old: BTreeSet<u16> = self.verdicts.keys().flatten().collect();
-        for (port, verdict) in &plan.ports {
-            let code = verdict_of(*verdict).code();
-            self.verdicts.insert(port, code, 0).map_err(BpfError::map(map::VERDICTS))?;
-        }
-        let config = PodConfig::new(self.cookie, self.workers, verdict_of(plan.default));
-        self.config.set(0, Raw(config), 0).map_err(BpfError::map(map::POD_CONFIG))?;
-        for port in old {
-            if !plan.ports.contains_key(&port) {
-                self.verdicts.remove(&port).map_err(BpfError::map(map::VERDICTS))?;
-            }
-        }
+        self.verdicts.set(0, Raw(verdicts_of(plan)), 0).map_err(BpfError::map(map::VERDICTS))?;
+        self.config.set(0, Raw(self.wanted_config()), 0).map_err(BpfError::map(map::POD_CONFIG))?;
         self.plan = plan.clone();
         Ok(())
+    }
+
+    fn wanted_config(&self) -> PodConfig {
+        PodConfig::new(self.cookie, self.workers)
     }
 
     /// Loads the programs anew, on the same maps, and attaches them.
@@ -168,16 +162,22 @@ impl PodObject {
     /// Whether the verdicts in the kernel are those that were set.
     pub(super) fn plan_differs(&self) -> Result<bool, BpfError> {
         let config = self.config.get(&0, 0).map_err(BpfError::map(map::POD_CONFIG))?;
-        let wanted = PodConfig::new(self.cookie, self.workers, verdict_of(self.plan.default));
-        let standing: BTreeMap<u16, u32> = self.verdicts.iter().flatten().collect();
-        let ports = self.plan.ports.iter().map(|(port, verdict)| (*port, verdict_of(*verdict).code()));
-        Ok(config != Raw(wanted) || !standing.into_iter().eq(ports))
+        let verdicts = self.verdicts.get(&0, 0).map_err(BpfError::map(map::VERDICTS))?;
+        Ok(config != Raw(self.wanted_config()) || verdicts != Raw(verdicts_of(&self.plan)))
     }
 
     /// The verdicts that were set last.
     pub(super) fn plan(&self) -> &InboundPlan {
         &self.plan
     }
+}
+
+fn verdicts_of(plan: &InboundPlan) -> PortVerdicts {
+    let mut verdicts = PortVerdicts::all(verdict_of(plan.default));
+    for (port, verdict) in &plan.ports {
+        verdicts.set(*port, verdict_of(*verdict));
+    }
+    verdicts
 }
 
 fn verdict_of(verdict: PlainVerdict) -> PortVerdict {
