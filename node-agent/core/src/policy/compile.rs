@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::decision::PolicyRef;
 use super::matcher::{
     IpBlocks, Namespaces, Peer, Principals, Reading, ServiceAccounts, TrustDomains, TrustNames, parse_port,
@@ -69,6 +71,13 @@ pub(super) enum IdentityKeys<'a> {
     Unlisted,
 }
 
+/// By which end's address every matching connection can be looked up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum BlockKeys<'a> {
+    Source(&'a [IpNet]),
+    Destination(&'a [IpNet]),
+}
+
 impl Alternative {
     /// Whether it covers the connection. In an ALLOW, a peer of a foreign
     /// trust domain must also be named by its whole principal.
@@ -108,6 +117,15 @@ impl Alternative {
             let operations = &self.rest.operations;
             let sets: Option<Vec<_>> = operations.iter().map(listed).collect();
             sets.filter(|s| !s.is_empty()).map(|s| s.into_iter().flatten().collect())
+        })
+    }
+
+    /// The blocks of addresses that can match, if they can be listed.
+    pub(super) fn blocks(&self) -> Option<BlockKeys<'_>> {
+        self.positive().find_map(|values| match values {
+            Values::SourceIp(blocks) => Some(BlockKeys::Source(blocks.listed())),
+            Values::DestinationIp(blocks) => Some(BlockKeys::Destination(blocks.listed())),
+            _ => None,
         })
     }
 

@@ -54,12 +54,42 @@ pub struct Denial {
     /// of the ALLOW policies that were considered.
     pub policy: Option<PolicyRef>,
     /// What to tell a human, e.g. "source principal not allowed".
-    pub detail: String,
+    pub detail: Detail,
 }
 
 impl Denial {
-    pub(super) fn new(reason: DenyReason, policy: Option<PolicyRef>, detail: impl Into<String>) -> Self {
+    pub(super) fn new(reason: DenyReason, policy: Option<PolicyRef>, detail: impl Into<Detail>) -> Self {
         Self { reason, policy, detail: detail.into() }
+    }
+}
+
+/// The words of a refusal. They were there before the connection came: refusing allocates nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// Words that are always the same.
+    Fixed(&'static str),
+    /// Words about an object.
+    OfObject(Arc<str>),
+}
+
+impl From<&'static str> for Detail {
+    fn from(words: &'static str) -> Self {
+        Self::Fixed(words)
+    }
+}
+
+impl From<&Arc<str>> for Detail {
+    fn from(words: &Arc<str>) -> Self {
+        Self::OfObject(words.clone())
+    }
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fixed(words) => words,
+            Self::OfObject(words) => words,
+        })
     }
 }
 

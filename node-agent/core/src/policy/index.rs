@@ -20,7 +20,7 @@ mod build;
 /// Every policy of a world, ready to judge connections to its pods.
 ///
 /// Immutable. A decision costs a few look-ups, whatever the number of
-/// policies; allowing allocates nothing.
+/// policies, and allocates nothing.
 #[derive(Debug)]
 pub struct PolicyIndex {
     mesh: MeshConfig,
@@ -60,8 +60,8 @@ struct Layer {
     refuse: RuleIndex,
     /// The first ALLOW policy by name, if there is any.
     first_allow: Option<PolicyRef>,
-    /// A policy that was not understood, and why.
-    not_understood: Option<(PolicyRef, String)>,
+    /// A policy that was not understood, and what is said to those it denies.
+    not_understood: Option<(PolicyRef, Arc<str>)>,
     /// Whether no policy, of whatever action, selects here.
     is_empty: bool,
 }
@@ -140,11 +140,7 @@ impl PodPolicy {
         let refused = self.layers.iter().find_map(|l| l.not_understood.as_ref());
         match refused {
             None => Ok(()),
-            Some((policy, reason)) => Err(Denial::new(
-                DenyReason::PolicyNotUnderstood,
-                Some(policy.clone()),
-                format!("policy not understood: {reason}"),
-            )),
+            Some((policy, words)) => Err(Denial::new(DenyReason::PolicyNotUnderstood, Some(policy.clone()), words)),
         }
     }
 

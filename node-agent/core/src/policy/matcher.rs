@@ -341,6 +341,11 @@ impl IpBlocks {
         Self(values.iter().filter_map(|v| parse_ip_block(v)).collect())
     }
 
+    /// Every block that can match.
+    pub(super) fn listed(&self) -> &[IpNet] {
+        &self.0
+    }
+
     /// `ip` must be canonical.
     pub(super) fn matches(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|block| block.contains(&ip))

@@ -22,6 +22,7 @@ mod index;
 pub mod matcher;
 pub mod object;
 mod peer_authentication;
+mod prefix_table;
 #[cfg(test)]
 mod property;
 #[cfg(any(test, feature = "reference"))]
@@ -34,7 +35,7 @@ mod testing;
 mod tests;
 pub mod validate;
 
-pub use decision::{Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
+pub use decision::{Connection, Denial, DenyReason, Detail, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
 pub use index::{PolicyBinding, PolicyIndex};
 pub use object::{
     AuthorizationPolicy, AuthorizationPolicySpec, CreationTime, PeerAuthentication, PeerAuthenticationSpec,

@@ -1,9 +1,12 @@
-//! Alternatives by identity, then by port, so that a decision looks at those
-//! that could cover the connection and not at all there are.
+//! Alternatives by identity, then by port, then by address, so that a decision
+//! looks at those that could cover the connection and not at all there are.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter;
+use std::net::IpAddr;
 
-use super::compile::{Alternative, Effect, Facts, IdentityKeys};
+use super::compile::{Alternative, BlockKeys, Effect, Facts, IdentityKeys};
+use super::prefix_table::PrefixTable;
 
 /// The alternatives of one effect in one layer.
 #[derive(Debug)]
@@ -18,11 +21,25 @@ pub(super) struct RuleIndex {
     unlisted: Bucket,
 }
 
-/// Positions in `alternatives`, ascending.
+/// Alternatives of one identity.
 #[derive(Debug, Default)]
 struct Bucket {
-    any_port: Vec<usize>,
-    by_port: BTreeMap<u16, Vec<usize>>,
+    any_port: OfPort,
+    by_port: BTreeMap<u16, OfPort>,
+}
+
+/// Alternatives of one identity and port: positions in `alternatives`.
+#[derive(Debug, Default)]
+struct OfPort {
+    any_address: Vec<usize>,
+    by_address: Option<Box<ByAddress>>,
+}
+
+/// Those that name blocks of addresses.
+#[derive(Debug, Default)]
+struct ByAddress {
+    source: PrefixTable<Vec<usize>>,
+    destination: PrefixTable<Vec<usize>>,
 }
 
 impl RuleIndex {
@@ -42,12 +59,12 @@ impl RuleIndex {
 
     fn add(&mut self, alternative: Alternative) {
         let position = self.alternatives.len();
-        let ports = alternative.ports();
+        let (ports, blocks) = (alternative.ports(), alternative.blocks());
         let put = |bucket: &mut Bucket| match &ports {
-            None => bucket.any_port.push(position),
+            None => bucket.any_port.add(position, blocks),
             Some(ports) => {
                 for port in ports {
-                    bucket.by_port.entry(*port).or_default().push(position);
+                    bucket.by_port.entry(*port).or_default().add(position, blocks);
                 }
             }
         };
@@ -72,14 +89,15 @@ impl RuleIndex {
         self.candidates(facts).find(|alternative| alternative.covers(facts, self.effect))
     }
 
-    /// The alternatives that the identity and the port do not rule out.
+    /// The alternatives that identity, port and addresses do not rule out.
     fn candidates(&self, facts: &Facts<'_>) -> impl Iterator<Item = &Alternative> {
-        let path = facts.peer.and_then(|peer| self.paths.get(peer.path()));
-        let namespace = facts.peer.and_then(|peer| self.namespaces.get(peer.namespace()));
+        let Facts { peer, port, source_ip, destination_ip } = *facts;
+        let path = peer.and_then(|peer| self.paths.get(peer.path()));
+        let namespace = peer.and_then(|peer| self.namespaces.get(peer.namespace()));
         [path, namespace, Some(&self.unlisted)]
             .into_iter()
             .flatten()
-            .flat_map(move |bucket| bucket.at(facts.port))
+            .flat_map(move |bucket| bucket.at(port, source_ip, destination_ip))
             .filter_map(|position| self.alternatives.get(*position))
     }
 
@@ -92,9 +110,31 @@ impl RuleIndex {
 }
 
 impl Bucket {
-    fn at(&self, port: u16) -> impl Iterator<Item = &usize> {
-        let of_port = self.by_port.get(&port).into_iter().flatten();
-        of_port.chain(&self.any_port)
+    fn at(&self, port: u16, source: IpAddr, destination: IpAddr) -> impl Iterator<Item = &usize> {
+        let of_port = self.by_port.get(&port).into_iter();
+        of_port.chain(iter::once(&self.any_port)).flat_map(move |of_port| of_port.at(source, destination))
+    }
+}
+
+impl OfPort {
+    fn add(&mut self, position: usize, blocks: Option<BlockKeys<'_>>) {
+        let Some(blocks) = blocks else { return self.any_address.push(position) };
+        let by_address = self.by_address.get_or_insert_default();
+        let (table, blocks) = match blocks {
+            BlockKeys::Source(blocks) => (&mut by_address.source, blocks),
+            BlockKeys::Destination(blocks) => (&mut by_address.destination, blocks),
+        };
+        for block in blocks {
+            table.entry(*block).push(position);
+        }
+    }
+
+    fn at(&self, source: IpAddr, destination: IpAddr) -> impl Iterator<Item = &usize> {
+        let by_address = self.by_address.iter().flat_map(move |by_address| {
+            let source = by_address.source.containing(source);
+            source.chain(by_address.destination.containing(destination)).flatten()
+        });
+        self.any_address.iter().chain(by_address)
     }
 }
 
@@ -140,15 +180,20 @@ mod tests {
             r#"{"rules":[{"from":[{"source":{"namespaces":["n7"]}}],"to":[{"operation":{"ports":["1%"]}}]}]}"#,
             r#"{"rules":[{"to":[{"operation":{"ports":["1%"]}}]}]}"#,
             r#"{"rules":[{"when":[{"key":"destination.port","values":["1%"]}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"ipBlocks":["10.%.0.0/16","fd00:%::/32"]}}]}]}"#,
+            r#"{"action":"DENY","rules":[{"when":[{"key":"destination.ip","values":["10.%.0.1"]}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"ipBlocks":["10.%.0.0/16"],"namespaces":["n7"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"ipBlocks":["10.%.0.0/16"]}}],"to":[{"operation":{"ports":["17"]}}]}]}"#,
+            r#"{"rules":[{"from":[{"source":{"ipBlocks":["10.%.0.0/16"],"notNamespaces":["x"]}}]}]}"#,
         ];
         let mesh = mesh("own.example");
         for rules in cases {
             for id in ["spiffe://own.example/ns/c/sa/s7", "spiffe://own.example/ns/n7/sa/x"] {
                 let id = id.parse().unwrap();
-                let address = "10.0.0.1".parse().unwrap();
+                let address = "10.7.0.1".parse().unwrap();
                 let facts =
                     Facts { peer: Some(Peer::new(&id, &mesh)), source_ip: address, destination_ip: address, port: 17 };
-                let index = index(Effect::Grant, 5000, rules);
+                let index = index(Effect::Grant, 250, rules);
                 assert!(index.candidates(&facts).count() <= 1, "{rules}");
             }
         }

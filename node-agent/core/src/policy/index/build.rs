@@ -296,7 +296,8 @@ fn layer<'a>(items: impl Iterator<Item = &'a Item<'a>>, names: &TrustNames) -> L
         let policy = match item {
             Item::Rules(policy) => policy,
             Item::Refused(refused) => {
-                not_understood.get_or_insert((reference, refused.reason.clone()));
+                let words = || format!("policy not understood: {}", refused.reason).into();
+                not_understood.get_or_insert_with(|| (reference, words()));
                 continue;
             }
         };
