@@ -2,6 +2,7 @@
 //! source (hbone.md §10). Plaintext is an explicit answer, never a fallback.
 
 use std::fmt;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -181,15 +182,33 @@ fn by_service(
     pick: u64,
 ) -> Result<Route, RouteDenied> {
     service.port(port).ok_or(RouteDenied::NoSuchServicePort)?;
-    let usable = |e: &&Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
-    let count = service.endpoints.iter().filter(usable).count() as u64;
-    let index = pick.checked_rem(count).ok_or(RouteDenied::NoReadyEndpoint)?;
-    let endpoint = service.endpoints.iter().filter(usable).nth(index as usize);
-    let endpoint = endpoint.ok_or(RouteDenied::NoReadyEndpoint)?;
+    let usable = |e: &Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
+    let endpoint = draw(&service.endpoints, usable, pick).ok_or(RouteDenied::NoReadyEndpoint)?;
     let target = endpoint.ports.get(&port).ok_or(RouteDenied::NoReadyEndpoint)?;
     let pod = endpoint.pod.as_ref().and_then(|uid| world.pod(uid));
     let destination = SocketAddr::new(endpoint.ip, *target);
     to_address(source, pod, destination, Some(service.reference()))
+}
+
+/// One of the usable endpoints, each as likely as any other. They are drawn until one is usable, which takes no longer
+/// for a thousand than for one; only where few are usable are they counted.
+fn draw(endpoints: &[Endpoint], usable: impl Fn(&Endpoint) -> bool, pick: u64) -> Option<&Endpoint> {
+    const DRAWS: usize = 8;
+    let at = |pick: u64| endpoints.get(pick.checked_rem(endpoints.len() as u64)? as usize);
+    let drawn = iter::successors(Some(pick), |pick| Some(scatter(*pick))).take(DRAWS).filter_map(at);
+    drawn.into_iter().find(|endpoint| usable(endpoint)).or_else(|| {
+        let count = endpoints.iter().filter(|endpoint| usable(endpoint)).count() as u64;
+        let index = scatter(pick).checked_rem(count)?;
+        endpoints.iter().filter(|endpoint| usable(endpoint)).nth(index as usize)
+    })
+}
+
+/// Another random number made of one (SplitMix64).
+fn scatter(number: u64) -> u64 {
+    let mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 fn to_address(

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 use crate::world::tests::{pod, world};
 
@@ -84,11 +86,38 @@ fn a_pod_of_the_mesh_is_reached_by_tunnel() {
 #[test]
 fn a_service_leads_to_its_ready_endpoints_of_the_same_family() {
     let b = "prod.example.com/ns/case/sa/b";
-    assert_eq!(told("a", "10.96.0.1:80", 0), "own 10.0.0.1:8080");
-    assert_eq!(told("a", "10.96.0.1:80", 1), format!("10.0.0.2:8080 by 10.0.0.2:15008 to {b}"));
-    assert_eq!(told("a", "[fd96::1]:80", 3), format!("[fd00::2]:8080 by [fd00::2]:15008 to {b}"));
-    let Route::Tunnel(r) = route("a", "10.96.0.1:80", u64::MAX) else { panic!() };
-    assert_eq!(r.service.unwrap().hostname, "api.case.svc.cluster.local");
+    let told_of_any = |vip: &str| (0..50).map(|pick| told("a", vip, pick)).collect::<BTreeSet<_>>();
+    let v4 = ["own 10.0.0.1:8080".to_owned(), format!("10.0.0.2:8080 by 10.0.0.2:15008 to {b}")];
+    assert_eq!(told_of_any("10.96.0.1:80"), v4.into());
+    let v6 = ["own [fd00::1]:8080".to_owned(), format!("[fd00::2]:8080 by [fd00::2]:15008 to {b}")];
+    assert_eq!(told_of_any("[fd96::1]:80"), v6.into());
+    let service = (0..50).find_map(|pick| match route("a", "10.96.0.1:80", pick) {
+        Route::Tunnel(r) => r.service,
+        _ => None,
+    });
+    assert_eq!(service.unwrap().hostname, "api.case.svc.cluster.local");
+}
+
+#[test]
+fn every_usable_endpoint_is_as_likely_as_any_other() {
+    let endpoints: Vec<Endpoint> = (0..100)
+        .map(|i| Endpoint { pod: None, ip: [10, 0, 0, i].into(), ready: i % 3 != 0, ports: [(80, 8080)].into() })
+        .collect();
+    // Of the last kind so few are usable that they are counted.
+    for usable in
+        [|e: &Endpoint| e.ready, |e: &Endpoint| e.ip.to_string().ends_with(".1") || e.ip.to_string().ends_with(".7")]
+    {
+        let wanted: Vec<IpAddr> = endpoints.iter().filter(|e| usable(e)).map(|e| e.ip).collect();
+        let mut drawn = BTreeMap::<IpAddr, u32>::new();
+        let each = 1000;
+        for number in 0..each * wanted.len() as u64 {
+            *drawn.entry(draw(&endpoints, usable, scatter(number)).unwrap().ip).or_default() += 1;
+        }
+        assert!(drawn.keys().eq(&wanted), "{drawn:?}");
+        assert!(drawn.values().all(|count| (850..1150).contains(count)), "{drawn:?}");
+    }
+    assert!(draw(&endpoints, |_| false, 7).is_none());
+    assert!(draw(&[], |_| true, 7).is_none());
 }
 
 #[test]
