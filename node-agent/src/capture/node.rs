@@ -59,6 +59,8 @@ pub(crate) struct NodeCapture {
     events: Option<RingBuf<MapData>>,
     cgroup: File,
     programs: BTreeMap<&'static str, u32>,
+    /// Held so that what the kernel tells of each program stands in this process's descriptors.
+    object: Option<Object>,
 }
 
 /// A pod that is in.
@@ -144,8 +146,9 @@ impl NodeCapture {
             state,
             loader,
             cgroup,
+            object: None,
         };
-        node.start(&mut object)?;
+        node.start(object)?;
         let pods = node.state.pods().keys().copied().collect();
         node.near.keep_ways(&pods)?;
         node.start_splicing()?;
@@ -177,11 +180,11 @@ impl NodeCapture {
         SpliceObject::remove(&self.pins)
     }
 
-    fn start(&mut self, object: &mut Object) -> Result<(), CaptureError> {
+    fn start(&mut self, mut object: Object) -> Result<(), CaptureError> {
         self.heartbeat.beat().map_err(BpfError::map_io(map::HEARTBEAT))?;
         self.write_config()?;
         for (name, attach_type) in PROGRAMS {
-            let attached = self.attach(object, name)?;
+            let attached = self.attach(&mut object, name)?;
             let running = bpf::attached(&Target::File(self.cgroup.as_fd()), attach_type)?;
             if !running.contains(&attached.program_id) {
                 return Err(CaptureError::NotAttached { program: name });
@@ -189,6 +192,7 @@ impl NodeCapture {
             self.programs.insert(name, attached.program_id);
             replace_link(attached.link, &self.pins.link(name), name)?;
         }
+        self.object = Some(object);
         Ok(())
     }
 
@@ -294,8 +298,8 @@ impl NodeCapture {
 
     /// Attaches all of the node's programs anew.
     pub(super) fn reattach(&mut self) -> Result<(), CaptureError> {
-        let mut object = self.loader.node()?;
-        self.start(&mut object)?;
+        let object = self.loader.node()?;
+        self.start(object)?;
         match self.config.splice {
             Some(which) if self.splice.is_some() => self.open_splice(which),
             _ => Ok(()),

@@ -18,7 +18,7 @@ use crate::workspace::Workspace;
 use crate::{exit, interrupt, netlab, process};
 
 /// Two benchmarks at once would measure each other: the second waits this long.
-const LOCK_LIMIT: Duration = Duration::from_secs(3600);
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long the machine is looked at before, and how busy a quiet one may be.
 const LOOK: Duration = Duration::from_secs(1);

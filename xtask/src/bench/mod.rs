@@ -1,12 +1,15 @@
 //! `bench`: Warren measured beside plain TCP and its peers, on one machine, in
 //! one run. Prints a table, and writes JSON, a picture and a page.
 
+mod kernel;
 mod lab;
 mod ladder;
+mod micro;
 mod options;
 mod path;
 mod report;
 mod results;
+mod rows;
 mod run;
 mod selfcheck;
 mod smoke;
@@ -38,6 +41,10 @@ pub(crate) struct Args {
 enum What {
     /// Paths between pods, row by row (the default).
     Ladder(Options),
+    /// What the kernel programs themselves cost: time, instructions, memory.
+    Kernel(kernel::Options),
+    /// Policy decisions and HTTP/2, without I/O.
+    Micro(micro::Options),
 }
 
 /// The command line's entry: everything that is missing is installed and built first.
@@ -49,6 +56,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     interrupt::arm()?;
     match &args.what {
         Some(What::Ladder(options)) => run_ladder(workspace, options),
+        Some(What::Kernel(options)) => run_kernel(workspace, options),
+        Some(What::Micro(options)) => micro::run(workspace, options),
         None => run_ladder(workspace, &args.ladder),
     }
 }
@@ -60,6 +69,14 @@ fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
         build(workspace, options.warren_bin.is_none())?;
     }
     ladder::run(workspace, options, &programs)
+}
+
+fn run_kernel(workspace: &Workspace, options: &kernel::Options) -> Result<()> {
+    if !options.no_build {
+        setup::ensure(workspace, Group::Demo)?;
+        build(workspace, options.warren_bin.is_none())?;
+    }
+    kernel::run(workspace, options)
 }
 
 /// Release builds of the load generator and, unless another one is given, the agent.

@@ -41,7 +41,7 @@ pub(crate) fn write(out: &Path, about: &About, results: &Results, targets: &[Lin
 }
 
 /// A number with as many digits as are worth reading.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => grouped(value),
         size if size >= 100.0 => format!("{value:.0}"),
