@@ -19,6 +19,12 @@ const IPV6_HEADER: usize = 40;
 const IPV6_ADDRESSES: usize = ETHERNET_HEADER + 8;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
+/// States of TCP sockets (`enum` in the kernel's `tcp_states.h`).
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_FIN_WAIT1: u32 = 4;
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
@@ -73,7 +79,7 @@ fn decide(context: &TcContext) -> Passage {
 fn captured_syn(context: &TcContext, config: &Config) -> Option<Syn> {
     // SAFETY: the context is valid while the program runs.
     let mark = unsafe { (*context.skb.skb).mark };
-    if !config.is_marked(mark) {
+    if !config.is_marked(mark) || is_connected(context) {
         return None;
     }
     let first: u8 = context.load(ETHERNET_HEADER).ok()?;
@@ -86,6 +92,18 @@ fn captured_syn(context: &TcContext, config: &Config) -> Option<Syn> {
     let tcp = ETHERNET_HEADER + header;
     let flags: u8 = context.load(tcp + 13).ok()?;
     (protocol == TCP && flags & (SYN | ACK) == SYN).then_some(Syn { family, tcp })
+}
+
+/// Whether a socket sends that has its SYN behind it. Almost every packet is such a one, and nothing of it is looked at.
+#[inline(always)]
+fn is_connected(context: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*context.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: just checked, and the verifier knows it as a socket.
+    matches!(unsafe { (*socket).state }, TCP_ESTABLISHED | TCP_FIN_WAIT1..=TCP_TIME_WAIT | TCP_CLOSE_WAIT..=TCP_LAST_ACK)
 }
 
 /// Whether the agent listens. A process that ends, however it ends, leaves no socket in the map.

@@ -73,7 +73,8 @@ fn run_ladder(workspace: &Workspace, options: &Options) -> Result<()> {
 
 fn run_kernel(workspace: &Workspace, options: &kernel::Options) -> Result<()> {
     if !options.no_build {
-        setup::ensure(workspace, Group::Demo)?;
+        // The tests' tools have bpftool among them.
+        setup::ensure(workspace, Group::Test)?;
         build(workspace, options.warren_bin.is_none())?;
     }
     kernel::run(workspace, options)

@@ -36,6 +36,16 @@ impl Rows {
         self.0[at].values.push(round, value);
     }
 
+    /// What became of a row.
+    pub(crate) fn summary(&self, row: &str, path: &str) -> Option<Summary> {
+        self.0.iter().find(|known| known.row == row && known.path == path)?.values.summary()
+    }
+
+    /// The rows.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Row> {
+        self.0.iter()
+    }
+
     /// One JSON object for each row.
     pub(crate) fn json(&self) -> Vec<Json> {
         self.0.iter().filter_map(Row::object).collect()

@@ -1,12 +1,13 @@
 //! The loads under which the programs' time is accounted for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
 use super::super::lab::Lab;
 use super::super::lab::net::PORT;
+use super::super::report::figure;
 use super::super::rows::Rows;
 use super::inventory::{self, Inventory};
 
@@ -49,8 +50,8 @@ pub(super) const LOADS: [Load; 4] = [
     Load { name: "stream-1-up", heading: "One stream, client to server", operation: "GB", kind: Kind::Stream },
 ];
 
-/// Programs that ran less often than this for an operation are not its cost.
-const SELDOM: f64 = 0.01;
+/// Programs that take less of the sum than this are in the file only.
+const LEAST_SHARE: f64 = 0.01;
 
 impl Load {
     /// Applies it, and adds what each program took.
@@ -62,17 +63,68 @@ impl Load {
         let mut sum = 0.0;
         for ((node, name), (time, runs)) in spent(&before, &Inventory::take(&[])?) {
             sum += time;
-            if runs / operations < SELDOM {
-                continue;
-            }
-            let (row, title) = (format!("kernel.{}.{name}.{node}", self.name), format!("{name}, node {node}"));
-            rows.add((&format!("{row}.time"), &format!("{title}: one run")), &path, "ns", round, time / runs);
-            let of = format!("{title}: runs of one {}", self.operation);
-            rows.add((&format!("{row}.runs"), &of), &path, "runs", round, runs / operations);
+            let (row, title) = (self.row(node, &name), format!("{name} of node {node}"));
+            let mut put = |what: &str, title: String, unit, value: f64| {
+                rows.add((&format!("{row}.{what}"), &title), &path, unit, round, value);
+            };
+            put("time", format!("{title}: one run"), "ns", time / runs);
+            put("runs", format!("{title}: runs of one {}", self.operation), "runs", runs / operations);
+            put("cost", format!("{title}: its time of one {}", self.operation), "ns", time / operations);
         }
-        let title = format!("all programs: one {}", self.operation);
-        rows.add((&format!("kernel.{}.sum", self.name), &title), &path, "ns", round, sum / operations);
+        let title = format!("all programs: their time of one {}", self.operation);
+        rows.add((&self.sum(), &title), &path, "ns", round, sum / operations);
         Ok(())
+    }
+
+    fn row(&self, node: char, program: &str) -> String {
+        format!("kernel.{}.{program}.{node}", self.name)
+    }
+
+    fn sum(&self) -> String {
+        format!("kernel.{}.sum", self.name)
+    }
+
+    /// Prints a table of each path.
+    pub(super) fn print(&self, rows: &Rows) {
+        let sum = self.sum();
+        for (path, total) in
+            rows.iter().filter(|row| row.row == sum).filter_map(|row| Some((&row.path, row.values.summary()?)))
+        {
+            println!("\n{}, {path}", self.heading);
+            let of = |what: &str| format!("{what} of one {}", self.operation);
+            println!(
+                "  {:<14}{:<6}{:>10}{:>20}{:>24}{:>24}",
+                "program",
+                "node",
+                "ns a run",
+                "low – high",
+                of("runs"),
+                of("ns")
+            );
+            for (node, program) in self.programs(rows, path) {
+                let row = self.row(node, &program);
+                let of = |what: &str| rows.summary(&format!("{row}.{what}"), path);
+                let (Some(time), Some(runs), Some(cost)) = (of("time"), of("runs"), of("cost")) else { continue };
+                if cost.median < total.median * LEAST_SHARE {
+                    continue;
+                }
+                let spread = format!("{} – {}", figure(time.low), figure(time.high));
+                let [time, runs, cost] = [time, runs, cost].map(|value| figure(value.median));
+                println!("  {program:<14}{node:<6}{time:>10}{spread:>20}{runs:>24}{cost:>24}");
+            }
+            let spread = format!("{} – {}", figure(total.low), figure(total.high));
+            println!("  {:<20}{:>10}{:>20}{:>24}{:>24}", "all", "", "", spread, figure(total.median));
+        }
+    }
+
+    /// Node and name of every program that has a row.
+    fn programs(&self, rows: &Rows, path: &str) -> BTreeSet<(char, String)> {
+        let prefix = format!("kernel.{}.", self.name);
+        let of_row = |row: &str| {
+            let (program, node) = row.strip_prefix(&prefix)?.strip_suffix(".cost")?.rsplit_once('.')?;
+            Some((node.chars().next()?, program.to_owned()))
+        };
+        rows.iter().filter(|row| row.path == *path).filter_map(|row| of_row(&row.row)).collect()
     }
 
     fn apply(&self, lab: &Lab, quick: bool) -> Result<f64> {

@@ -107,8 +107,7 @@ fn print(rows: &Rows) {
     rows.print("Programs and maps", starts("kernel.size"));
     rows.print("Classifiers by BPF_PROG_TEST_RUN", starts("kernel.test-run"));
     for load in load::LOADS {
-        let prefix = format!("kernel.{}.", load.name);
-        rows.print(load.heading, |row| row.row.starts_with(&prefix));
+        load.print(rows);
     }
     println!(
         "\nRun times are the kernel's (bpf_stats_enabled) and hold its two readings of the clock, some 20 ns of each run.\n\
