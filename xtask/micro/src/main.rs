@@ -12,10 +12,10 @@ use warren_micro::{codec, policy};
 #[derive(Debug, Parser)]
 struct Args {
     /// How often each case is measured, in turn with the others it is held against.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 25)]
     rounds: usize,
     /// Milliseconds of one measurement.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 5)]
     milliseconds: u64,
     /// Numbers of policies.
     #[arg(long, value_delimiter = ',', default_values_t = policy::SIZES)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value as Json;
 
-use super::ladder::LOCK_LIMIT;
+use super::ladder::{LOCK_LIMIT, MICRO};
 use super::report::figure;
 use super::rows;
 use crate::workspace::Workspace;
@@ -39,18 +39,21 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.no_build {
         let mut cargo = process::command("cargo");
-        cargo.current_dir(workspace.root()).args(["build", "--release", "--package", "warren-micro"]);
+        cargo.current_dir(workspace.root()).args(["build", "--release", "--package", MICRO]);
         process::run(&mut cargo)?;
     }
     let _alone = netlab::lock("warren-bench", LOCK_LIMIT)?;
-    let mut command = process::command(workspace.target().join("release/warren-micro"));
+    let mut command = process::command(workspace.target().join("release").join(MICRO));
     if options.quick {
         command.args(["--rounds", "5", "--milliseconds", "5"]);
     }
     command.args(options.rows.iter().flat_map(|pattern| ["--rows", pattern.as_str()]));
     let text = process::output(&mut command)?;
-    let rows: Vec<Json> =
-        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("what warren-micro says")?;
+    let rows: Vec<Json> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("what {MICRO} says"))?;
     print(&rows);
     let out = options.out.clone().unwrap_or_else(|| workspace.target().join("bench"));
     println!("\n{}", rows::write(&out, "micro.json", &rows)?.display());

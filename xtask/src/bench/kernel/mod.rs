@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use self::account::Accounting;
 use self::inventory::Inventory;
 use super::lab::{self, Lab, Programs, Shape};
-use super::ladder::LOCK_LIMIT;
+use super::ladder::{LOCK_LIMIT, MICRO};
 use super::path::Path;
 use super::rows::{self, Rows};
 use crate::workspace::Workspace;
@@ -63,8 +63,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let programs = Programs {
         load: release.join("warren-load"),
         warren: options.warren_bin.clone().unwrap_or_else(|| release.join("warren")),
+        agent_flags: Vec::new(),
+        micro: release.join(MICRO),
         ztunnel: None,
         envoy: None,
+        logs: workspace.target().join("bench/faults"),
     };
     let mut rows = Rows::default();
     let measured = measure(options, &programs, &mut rows);
