@@ -17,6 +17,7 @@ mod process;
 mod programs;
 mod schema;
 mod setup;
+mod soak;
 mod test;
 mod workspace;
 
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure Warren beside plain TCP and its peers.
     Bench(Box<bench::Args>),
+    /// Run mixed load while everything changes; then all must be back where it was.
+    Soak(soak::Args),
     /// Run the tests, all or by suite, and print the totals.
     Test(test::Args),
     /// Check formats, lints, licences and the direction of dependencies.
@@ -64,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildEbpf(args) => ebpf::build(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Soak(args) => soak::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
     }

@@ -7,7 +7,6 @@ mod evidence;
 mod lab;
 mod matrix;
 mod network;
-mod pcap;
 mod report;
 mod rotation;
 mod servers;

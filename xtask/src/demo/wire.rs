@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::lab::{NODES, PODS};
-use super::pcap::{self, Segment};
 use crate::netlab::network::LINK;
+use crate::netlab::pcap::{self, Segment};
 use crate::netlab::process::{Daemon, inside};
 use crate::process;
 
@@ -215,8 +215,8 @@ fn tls_records(bytes: &[u8]) -> Result<usize, usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pcap::tests::{file, frame};
     use super::*;
+    use crate::netlab::pcap::tests::{file, frame};
 
     fn record(content: &[u8]) -> Vec<u8> {
         let mut record = vec![23, 3, 3];

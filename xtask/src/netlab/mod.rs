@@ -1,7 +1,8 @@
 //! Simulated nodes and pods: network namespaces joined by links, and programs
-//! in them. The demo and the benchmark say who lives there.
+//! in them. The demo, the benchmark and the soak say who lives there.
 
 pub(crate) mod network;
+pub(crate) mod pcap;
 pub(crate) mod process;
 
 use std::io::ErrorKind;

@@ -83,7 +83,7 @@ fn configure_node(node: &NodeNet, peer: &NodeNet) -> Result<()> {
 }
 
 /// Joins a pod's namespace to its node.
-fn add_pod(pod: &PodNet) -> Result<()> {
+pub(crate) fn add_pod(pod: &PodNet) -> Result<()> {
     let (host, netns) = (&pod.host_interface, &pod.netns);
     let mut at_node = format!("link add {host} type veth peer name eth0 netns {netns}\nlink set {host} up\n");
     at_node += &format!("address add {}/32 dev {host}\naddress add {}/64 dev {host} nodad\n", GATEWAY[0], GATEWAY[1]);
@@ -164,13 +164,23 @@ pub(crate) fn end_processes(prefix: &str) -> Vec<String> {
 pub(crate) fn remove(prefix: &str) -> Vec<String> {
     thread::scope(|scope| {
         for name in existing(prefix) {
-            scope.spawn(move || process::succeeds(process::command("ip").args(["netns", "del", &name])));
+            scope.spawn(move || delete(&name));
         }
     });
     existing(prefix)
 }
 
+/// Removes one namespace; tells whether it was there.
+pub(crate) fn delete(netns: &str) -> bool {
+    process::succeeds(process::command("ip").args(["netns", "del", netns]))
+}
+
 fn processes_in(netns: &str) -> Vec<Pid> {
     let listed = process::output(process::command("ip").args(["netns", "pids", netns])).unwrap_or_default();
     listed.lines().filter_map(|line| line.trim().parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// Whether a namespace has an interface of that name.
+pub(crate) fn has_interface(netns: &str, interface: &str) -> bool {
+    process::succeeds(process::command("ip").args(["-n", netns, "link", "show", "dev", interface]))
 }

@@ -12,7 +12,7 @@ use crate::outcome::{Outcome, Totals};
 use crate::process;
 use crate::setup::{self, Group};
 use crate::workspace::Workspace;
-use crate::{bench, demo, ebpf, exit, interrupt, lint};
+use crate::{bench, demo, ebpf, exit, interrupt, lint, soak};
 
 /// Crates whose tests want root and the kernel, each a suite of its own.
 const NETNS: &str = "warren-netns-tests";
@@ -45,6 +45,8 @@ pub(crate) enum Suite {
     Demo,
     /// The benchmark, two rows of it, and whether its files are what they should be.
     Bench,
+    /// A short soak, each of its checks counted.
+    Soak,
 }
 
 /// Runs the suites and prints the totals as the last line.
@@ -89,6 +91,7 @@ impl Suite {
             Self::Interop => as_root("interop", || in_namespaces(workspace, INTEROP, filter)),
             Self::Demo => as_root("demo", || demo::check(workspace)),
             Self::Bench => as_root("bench", || bench::check(workspace)),
+            Self::Soak => as_root("soak", || soak::check(workspace)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What tcpdump recorded: frames, and the TCP segments in them.
 
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail};
@@ -14,16 +15,16 @@ const TCP: u8 = 6;
 
 /// One TCP segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment<'a> {
-    pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
-    pub(super) sequence: u32,
-    pub(super) syn: bool,
-    pub(super) payload: &'a [u8],
+pub(crate) struct Segment<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) sequence: u32,
+    pub(crate) syn: bool,
+    pub(crate) payload: &'a [u8],
 }
 
 /// The frames of a capture file; a cut last frame is left out.
-pub(super) fn frames(file: &[u8]) -> Result<Vec<&[u8]>> {
+pub(crate) fn frames(file: &[u8]) -> Result<Vec<&[u8]>> {
     if file.get(..4) != Some(&MAGIC) || number(file, 20) != Some(LINK_TYPE_ETHERNET) {
         bail!("not an Ethernet capture in the format expected");
     }
@@ -37,12 +38,35 @@ pub(super) fn frames(file: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(frames)
 }
 
+/// Reads the header of a capture that is still being written.
+pub(crate) fn read_header(from: &mut impl Read) -> io::Result<()> {
+    let mut header = [0; FILE_HEADER];
+    from.read_exact(&mut header)?;
+    if header[..4] != MAGIC || number(&header, 20) != Some(LINK_TYPE_ETHERNET) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an Ethernet capture in the format expected"));
+    }
+    Ok(())
+}
+
+/// Reads the next frame of such a capture; `false` at its end, even if that cuts a frame.
+pub(crate) fn read_frame(from: &mut impl Read, frame: &mut Vec<u8>) -> io::Result<bool> {
+    let mut header = [0; RECORD_HEADER];
+    let whole = from.read_exact(&mut header).and_then(|()| {
+        frame.resize(number(&header, 8).and_then(|length| usize::try_from(length).ok()).unwrap_or_default(), 0);
+        from.read_exact(frame)
+    });
+    match whole {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// The TCP segment of a frame, if it holds one.
-pub(super) fn segment(frame: &[u8]) -> Option<Segment<'_>> {
+pub(crate) fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     let packet = frame.get(ETHERNET_HEADER..)?;
     match frame.get(12..14)? {
         [0x08, 0x00] => ipv4(packet),
@@ -83,11 +107,11 @@ fn tcp(from: IpAddr, to: IpAddr, segment: &[u8]) -> Option<Segment<'_>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// An IPv4 frame with a TCP segment.
-    pub(in super::super) fn frame(from: (u8, u16), to: (u8, u16), sequence: u32, syn: bool, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(from: (u8, u16), to: (u8, u16), sequence: u32, syn: bool, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 12];
         frame.extend([0x08, 0x00, 0x45, 0]);
         frame.extend(u16::try_from(40 + payload.len()).unwrap().to_be_bytes());
@@ -101,7 +125,7 @@ pub(super) mod tests {
     }
 
     /// A capture file of frames.
-    pub(in super::super) fn file(frames: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn file(frames: &[Vec<u8>]) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         file.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0]);
         for frame in frames {
@@ -131,6 +155,18 @@ pub(super) mod tests {
         let mut padded = frame((1, 1), (2, 2), 0, true, b"");
         padded.extend([0; 6]);
         assert!(segment(&padded).unwrap().payload.is_empty());
+    }
+
+    #[test]
+    fn a_capture_is_read_while_it_is_written() {
+        let written = [frame((1, 1), (2, 2), 0, false, b"first"), frame((1, 1), (2, 2), 5, false, b"second")];
+        let bytes = file(&written);
+        let (mut input, mut next) = (&bytes[..bytes.len() - 1], Vec::new());
+        read_header(&mut input).unwrap();
+        assert!(read_frame(&mut input, &mut next).unwrap());
+        assert_eq!(next, written[0]);
+        assert!(!read_frame(&mut input, &mut next).unwrap(), "the second one is cut");
+        assert!(read_header(&mut &b"something else, long enough"[..]).is_err());
     }
 
     #[test]
