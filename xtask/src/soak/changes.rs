@@ -78,7 +78,10 @@ impl fmt::Display for Change {
         match self {
             Self::Deny(pair, how, time) => write!(f, "{pair} denied ({how:?}) for {:.1} s", time.as_secs_f32()),
             Self::Rewrite(unrelated) => write!(f, "world rewritten, with {unrelated} policies for nobody"),
-            Self::Pod(pod, time, _) => write!(f, "pod {} deleted for {:.1} s", PODS[*pod].name, time.as_secs_f32()),
+            Self::Pod(pod, time, world_first) => {
+                let first = if *world_first { ", from the world first" } else { "" };
+                write!(f, "pod {} deleted for {:.1} s{first}", PODS[*pod].name, time.as_secs_f32())
+            }
             Self::Restart(node, way, time, _) => {
                 let word = if *way == Way::Kill { "killed" } else { "stopped" };
                 write!(f, "agent of {} {word} for {:.1} s", node.name, time.as_secs_f32())

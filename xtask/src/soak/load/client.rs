@@ -158,8 +158,12 @@ impl Client {
 
     /// The server must not take it for the end of the stream: it tells the ledger if it does.
     async fn reset_by_client(&mut self) -> Result<(), Trouble> {
-        let size = self.rng.random_range(1..200_000);
+        let (first, size) = (self.rng.random_range(1..10_000), self.rng.random_range(1..200_000));
         let mut open = self.open_stream(64, 0, false).await?;
+        // What the server says first shows that the connection has reached it.
+        if !flow::receive(&mut open.stream, &mut open.down, first, &self.ledger).await? {
+            return Err(Trouble::Early);
+        }
         flow::send(&mut open.stream, &mut open.up, size).await?;
         flow::reset(open.stream)
     }
@@ -171,7 +175,8 @@ impl Client {
         flow::send(&mut open.stream, &mut open.up, 1).await?;
         match open.stream.read(&mut [0]).await {
             Err(_) => Ok(()),
-            Ok(0) => Err(Trouble::Wrong("the server's reset looks like a clean end".into())),
+            // Its pod was deleted, or the reset looks like a clean end.
+            Ok(0) => Err(Trouble::Early),
             Ok(_) => Err(Trouble::Wrong("bytes instead of a reset".into())),
         }
     }

@@ -130,8 +130,9 @@ impl Drop for Programs {
 }
 
 fn run(pod: usize, shared: &Shared, stopped: oneshot::Receiver<()>, tell: &mpsc::Sender<Result<Pid>>) {
-    let runtime = enter(pod).and_then(|()| Ok(Builder::new_current_thread().enable_all().build()?));
-    let runtime = match runtime {
+    // The runtime comes first: what all runtimes of the process share must not be in the first pod's namespace.
+    let runtime = Builder::new_current_thread().enable_all().build().context("runtime");
+    let runtime = match runtime.and_then(|runtime| enter(pod).map(|()| runtime)) {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = tell.send(Err(error));
