@@ -12,6 +12,7 @@ use warren_mesh::live::CancelReason;
 
 use super::board::{PodEntry, PodState};
 use super::flows::KernelFlows;
+use super::severed::{owes, sever};
 use crate::capture::{EnrolledPod, NodeCapture, PodSpec};
 use crate::shared::{LocalPod, Shared};
 use crate::status::PodError;
@@ -232,11 +233,14 @@ impl Keeper {
         }
     }
 
-    /// Ends leaving pods whose connections are over.
+    /// Ends leaving pods whose connections are over, with all bytes delivered.
     fn finish_leaving(&mut self, flows: &mut KernelFlows) {
         let busy = |uid: &PodUid| self.shared.live.snapshot().iter().any(|(_, one)| one.pod == *uid);
-        let done: Vec<PodUid> =
-            self.enrolled.iter().filter(|(uid, one)| one.leaving && !busy(uid)).map(|(uid, _)| uid.clone()).collect();
+        let leaving = self.enrolled.iter().filter(|(_, one)| one.leaving);
+        let done: Vec<PodUid> = leaving
+            .filter(|(uid, one)| !busy(uid) && !owes(&one.pod, &one.local, self.shared.mark))
+            .map(|(uid, _)| uid.clone())
+            .collect();
         for uid in done {
             self.forget(&uid, flows);
         }
@@ -250,6 +254,7 @@ impl Keeper {
             worker.send(WorkerCommand::Stop(uid.clone()));
         }
         flows.forget(uid);
+        sever(&one.pod, &one.local, self.shared.mark);
         self.source.remove_pod(uid);
         self.shared.budget.remove_pod(uid);
         match self.capture.forget(uid) {

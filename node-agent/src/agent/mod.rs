@@ -7,6 +7,7 @@ mod gauges;
 mod keeper;
 mod near;
 mod pages;
+mod severed;
 
 use std::io::Write as _;
 use std::path::Path;

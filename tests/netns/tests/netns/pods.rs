@@ -1,9 +1,11 @@
 //! Pods that come and go, change, and come back as another.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use warren_test_support::client::{
-    IO_LIMIT, assert_echo, assert_refused, connect, finish_exchange, ping_pong, prepare,
+    self, IO_LIMIT, assert_echo, assert_refused, connect, finish_exchange, is_reset, ping_pong, prepare, wait_cut,
 };
 use warren_test_support::lab::Family;
 use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
@@ -186,4 +188,27 @@ fn an_address_that_another_identity_took_over_is_refused_until_the_world_says_so
     std::fs::copy(lab.manifest.path(), &stale).unwrap();
     eventually("the near node has heard of it", IO_LIMIT, || (near.generation() > 1).then_some(()));
     assert_echo(&client.ns, heir.at(8080), b"for the new one");
+}
+
+#[test]
+fn connections_of_a_pod_that_leaves_are_reset_rather_than_left_hanging() {
+    let mut pair = Pair::start();
+    let _echo = pair.echo(8080);
+    let _gift = Server::start(&pair.server.ns, any(8081), |mut stream| {
+        let _ = client::send_pattern(&mut stream, 600_000);
+    });
+    let mut open = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
+    assert_eq!(ping_pong(&mut open, b"open").unwrap(), b"open");
+    // The agents are done with this one while most of it waits in the kernel for its reader.
+    let mut owed = connect(&pair.client.ns, pair.server.at6(8081)).unwrap();
+    owed.shutdown(Shutdown::Write).unwrap();
+    owed.read_exact(&mut [0; 1000]).unwrap();
+    pair.near.wait_status("one connection is left", |status| status["connections"].as_array().unwrap().len() == 1);
+    pair.lab.manifest.remove("pod client");
+    pair.apply();
+    let end = wait_cut(&mut open, Duration::from_secs(3));
+    assert!(end.is_some_and(|error| is_reset(&error)), "a reset, not a clean end");
+    owed.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let end = std::io::copy(&mut owed, &mut std::io::sink());
+    assert!(end.as_ref().is_err_and(is_reset), "a reset, not silence or a clean end: {end:?}");
 }
