@@ -96,6 +96,8 @@ pub(super) struct Changes {
     rng: StdRng,
     /// Sorts that are due, so that each has its turn before one comes again.
     due: Vec<Sort>,
+    /// Restarts that come before all else: the rest of the run is for the agents' memory.
+    first: Vec<Sort>,
     /// How often each sort was made.
     pub(super) made: BTreeMap<Sort, usize>,
 }
@@ -103,7 +105,9 @@ pub(super) struct Changes {
 impl Changes {
     /// The same seed draws the same changes.
     pub(super) fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), due: Vec::new(), made: BTreeMap::new() }
+        let mut rng = StdRng::seed_from_u64(seed);
+        let first = if rng.random_bool(0.5) { vec![Sort::Stop, Sort::Kill] } else { vec![Sort::Kill, Sort::Stop] };
+        Self { rng, due: Vec::new(), first, made: BTreeMap::new() }
     }
 
     /// Draws the next one; agents' restarts only where they may be.
@@ -113,7 +117,9 @@ impl Changes {
         if self.due.is_empty() {
             self.due = Sort::ALL.into_iter().filter(allowed).collect();
         }
-        let sort = self.due.swap_remove(self.rng.random_range(0..self.due.len()));
+        let first = self.first.pop().and_then(|first| self.due.iter().position(|sort| *sort == first));
+        let next = first.unwrap_or_else(|| self.rng.random_range(0..self.due.len()));
+        let sort = self.due.swap_remove(next);
         let mut millis = |from: u64, to: u64| Duration::from_millis(self.rng.random_range(from..to));
         let (short, while_denied) = (millis(0, 1500), millis(1500, 5000));
         match sort {
@@ -132,6 +138,11 @@ impl Changes {
 
     fn node(&mut self) -> Node {
         NODES[self.rng.random_range(0..NODES.len())]
+    }
+
+    /// Whether each sort was made.
+    pub(super) fn complete(&self) -> bool {
+        Sort::ALL.iter().all(|sort| self.made.contains_key(sort))
     }
 
     /// The pause before the next one.
@@ -266,6 +277,7 @@ mod tests {
         assert_ne!(drawn(7, true), drawn(8, true));
         let drawn = |restarts| drawn(7, restarts).into_iter().map(Change::sort).collect::<Vec<_>>();
         assert!(Sort::ALL.iter().all(|sort| drawn(true).iter().filter(|made| *made == sort).count() == 2));
+        assert!(drawn(true)[..2].iter().all(|sort| matches!(sort, Sort::Stop | Sort::Kill)));
         assert!(drawn(false).iter().all(|sort| !matches!(sort, Sort::Stop | Sort::Kill)));
     }
 }

@@ -34,7 +34,7 @@ use crate::workspace::Workspace;
 use crate::{ebpf, interrupt, test};
 
 /// Of the suite in `cargo xtask test`.
-const SHORT: Duration = Duration::from_secs(45);
+const SHORT: Duration = Duration::from_secs(36);
 
 /// `cargo xtask soak`
 #[derive(Debug, clap::Args)]
