@@ -95,6 +95,10 @@ pub(crate) struct AgentArgs {
     /// Send no client bytes before a peer's 200, to any peer.
     #[arg(long)]
     pub(crate) no_early_data: bool,
+    /// Congestion control of tunnels, as the kernel names it; `system` leaves the node's default alone. One that paces
+    /// (bbr) takes twice the CPU per byte on a fast network.
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    pub(crate) tunnel_congestion: String,
     /// How connections between two pods of this node are carried: by the kernel, from socket to socket, where its
     /// self-test passes, or in mutual TLS like all others.
     #[arg(long, value_enum, default_value_t = SameNode::Kernel)]

@@ -72,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) route_table: u32,
     pub(crate) workers: usize,
     pub(crate) early_data: EarlyData,
+    /// Congestion control of tunnels; `None` is the node's default.
+    pub(crate) tunnel_congestion: Option<String>,
     pub(crate) same_node: SameNode,
     pub(crate) splice: Splice,
     pub(crate) audit_interval: Duration,
@@ -105,6 +107,7 @@ impl Config {
             drain: args.drain,
             mark: args.mark,
             route_table: args.route_table,
+            tunnel_congestion: Some(args.tunnel_congestion).filter(|name| name != "system"),
             same_node: args.same_node,
             splice: args.splice,
             audit_interval: args.audit_interval,

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) exemption: Exemption,
     /// Mark of captured connections.
     pub(crate) mark: Mark,
+    /// Congestion control of tunnels; `None` is the node's default.
+    pub(crate) tunnel_congestion: Option<String>,
     /// Which peers get client bytes before their 200.
     pub(crate) early_data: EarlyData,
 }

@@ -16,7 +16,7 @@ use crate::event::emit;
 use crate::near::{self, ADMISSIONS};
 use crate::node_maps::{EXEMPT, pod};
 use crate::shared_maps::{config, is_own};
-use crate::socket::netns_cookie;
+use crate::socket::{do_not_pace, netns_cookie};
 use crate::splice_ends::SPLICE_ENDS;
 
 /// `AF_INET`.
@@ -27,8 +27,14 @@ const INET: u32 = 2;
 pub fn warren_flows(context: SockOpsContext) -> u32 {
     match context.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => dialling(&context),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(&context),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => opened(&context),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            within_the_node(&context);
+            dialled(&context);
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            within_the_node(&context);
+            opened(&context);
+        }
         BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_CLOSE => closed(&context),
         BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_FIN_WAIT2 => finished(&context),
         _ => {}
@@ -47,9 +53,26 @@ fn dialling(context: &SockOpsContext) {
     near::dialling(context, socket, &key, socket_cookie(context));
 }
 
+/// Both ends of a connection between an application and the agent are in this kernel, whoever dialled: they bear the mark.
+/// (Those of the kernel path are as well, and are known below.) It is done here, before the socket's own congestion control begins to pace; it would not stop later.
+#[inline(never)]
+fn within_the_node(context: &SockOpsContext) {
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: the verifier knows `socket` as one.
+    let mark = unsafe { (*socket).mark };
+    if config().is_some_and(|config| config.is_marked(mark)) {
+        do_not_pace(context.ops.cast());
+    }
+}
+
 #[inline(never)]
 fn dialled(context: &SockOpsContext) {
     let Some(socket) = admitted_socket(context) else { return };
+    do_not_pace(context.ops.cast());
     let Some(admission) = ADMISSIONS.get(socket) else { return };
     // SAFETY: the value belongs to the locked socket.
     let verdict = unsafe { &admission.as_ref().verdict };
@@ -69,6 +92,9 @@ fn opened(context: &SockOpsContext) {
         return;
     }
     event.peer = near::accepted(&leaving(&event).back(), cookie, event.socket).unwrap_or(0);
+    if event.peer != 0 {
+        do_not_pace(context.ops.cast());
+    }
     // Only a flow whose end will be seen is worth reporting.
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     if context.set_cb_flags(flags as i32).is_ok() {

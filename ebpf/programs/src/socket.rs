@@ -21,6 +21,11 @@ pub(crate) const SO_MARK: i32 = 36;
 /// `SO_BINDTOIFINDEX`.
 pub(crate) const SO_BINDTOIFINDEX: i32 = 62;
 
+/// `TCP_CONGESTION`.
+const TCP_CONGESTION: i32 = 13;
+/// The congestion control that every kernel has.
+const RENO: [u8; 5] = *b"reno\0";
+
 /// Whether the socket is a TCP one; every other must be left alone.
 #[inline(always)]
 pub(crate) fn is_tcp(address: &bpf_sock_addr) -> bool {
@@ -47,4 +52,14 @@ pub(crate) fn set_option_of(context: *mut c_void, level: i32, option: i32, value
     let pointer = ptr::from_mut(&mut value).cast();
     // SAFETY: as above; `value` outlives the call and is as long as stated.
     unsafe { bpf_setsockopt(context, level, option, pointer, size_of::<u32>() as i32) == 0 }
+}
+
+/// Gives a socket a congestion control that does not pace: what the node's default does for a network (BBR above all) costs
+/// a timer per burst where there is none. What the kernel says of it is of no consequence.
+#[inline(always)]
+pub(crate) fn do_not_pace(context: *mut c_void) {
+    let mut name = RENO;
+    let pointer = ptr::from_mut(&mut name).cast();
+    // SAFETY: the verifier checks that `context` is the program's own; `name` outlives the call and is as long as stated.
+    unsafe { bpf_setsockopt(context, TCP as i32, TCP_CONGESTION, pointer, RENO.len() as i32) };
 }

@@ -37,6 +37,7 @@ use crate::config::{AuditLog, Config, socket_path};
 use crate::exit::{Exit, Fatal, chain};
 use crate::judge::judge_again;
 use crate::shared::Shared;
+use crate::sys::socket::has_congestion_control;
 use crate::worker::{Worker, WorkerCommand};
 use crate::world_file::WorldFile;
 use crate::{http, worker};
@@ -52,7 +53,13 @@ const AUDIT_QUEUE: usize = 16_384;
 const SELF_TEST: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
+pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
+    if let Some(name) = &config.tunnel_congestion
+        && let Err(error) = has_congestion_control(name)
+    {
+        tracing::warn!(%error, name, "--tunnel-congestion: the kernel has it not; tunnels take the node's default");
+        config.tunnel_congestion = None;
+    }
     let budget = Budget::of_process();
     let (files, texts) =
         WorldFile::open(config.world.clone()).map_err(|error| Fatal::new(Exit::World, "--world", &error))?;
@@ -72,6 +79,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Fatal> {
         exemption: capture.exemption(),
         mark: config.mark,
         early_data: config.early_data.clone(),
+        tunnel_congestion: config.tunnel_congestion.clone(),
     });
     let workers = start_workers(&config, &shared, &capture)?;
     let board = Arc::new(Board::default());
@@ -405,6 +413,7 @@ fn capture(config: &Config) -> Result<NodeCapture, Fatal> {
         run_dir: config.run_dir.clone(),
         mark: config.mark,
         away_wait: config.away_wait,
+        tunnel_congestion: config.tunnel_congestion.clone(),
         workers: config.workers,
         route_table: config.route_table,
         near: config.same_node == SameNode::Kernel,

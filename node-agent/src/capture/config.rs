@@ -25,6 +25,8 @@ pub(crate) struct CaptureConfig {
     pub(crate) mark: Mark,
     /// How long connections wait for an agent that is away before they are refused.
     pub(crate) away_wait: Duration,
+    /// Congestion control of tunnels; `None` is the node's default.
+    pub(crate) tunnel_congestion: Option<String>,
     /// Number of workers, each with listeners of its own.
     pub(crate) workers: usize,
     /// Number of the routing table used inside pods.

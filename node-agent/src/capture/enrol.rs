@@ -121,7 +121,8 @@ impl NodeCapture {
         let workers = u32::try_from(self.config.workers).unwrap_or(u32::MAX);
         let exemption = self.exemption.clone();
         self.heartbeat().beat().at(EnrolStep::Register)?;
-        let opened = netns.enter(|| listeners::open(workers, &found.families, &exemption));
+        let congestion = self.config.tunnel_congestion.as_deref();
+        let opened = netns.enter(|| listeners::open(workers, &found.families, &exemption, congestion));
         let (listeners, placed) = opened.at(EnrolStep::Listeners)?.at(EnrolStep::Listeners)?;
         let mut object = PodObject::load(&mut self.loader, &self.pins, cookie, workers).at(EnrolStep::Load)?;
         // A pod that was captured all along keeps its verdicts; plaintext to a new one passes until it is in.

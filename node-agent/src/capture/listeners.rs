@@ -9,7 +9,9 @@ use warren_ebpf_abi::{Family, HBONE_PORT, ListenerKind, listener_slot};
 
 use super::handles::Exemption;
 use crate::sys::netlink::IpFamily;
-use crate::sys::socket::{cookie, prepare_far_leg, prepare_near_leg, set_transparent, tcp_socket};
+use crate::sys::socket::{
+    cookie, prepare_far_leg, prepare_near_leg, set_congestion_control, set_transparent, tcp_socket,
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -39,6 +41,7 @@ pub(super) fn open(
     workers: u32,
     families: &[IpFamily],
     exemption: &Exemption,
+    tunnel_congestion: Option<&str>,
 ) -> io::Result<(Vec<WorkerListeners>, Vec<Placed>)> {
     let mut all = Vec::new();
     let mut placed = Vec::new();
@@ -47,6 +50,9 @@ pub(super) fn open(
         for kind in ListenerKind::ALL {
             for family in families {
                 let listener = open_one(kind, *family, worker, exemption)?;
+                if let (ListenerKind::Hbone, Some(name)) = (kind, tunnel_congestion) {
+                    set_congestion_control(listener.as_fd(), name)?;
+                }
                 placed.push(Placed::of(&listener, kind, *family, worker)?);
                 listeners.of_kind(kind).push(listener);
             }

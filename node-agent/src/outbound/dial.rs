@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::shared::{LocalPod, Shared};
-use crate::sys::socket::{connect_within, pod_socket};
+use crate::sys::socket::{connect_within, pod_socket, set_congestion_control};
 
 /// Pause between two tries.
 const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -19,11 +20,19 @@ pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to
     connect_within(shared.limits.tcp_connect_timeout, socket, to).await
 }
 
+async fn tunnel_from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = pod_socket(&pod.netns, source, &shared.exemption)?;
+    if let Some(name) = &shared.tunnel_congestion {
+        set_congestion_control(socket.as_fd(), name)?;
+    }
+    connect_within(shared.limits.tcp_connect_timeout, socket, to).await
+}
+
 /// Connects to a peer's tunnel port. A refusal means that nobody listens: an agent that restarts, most likely.
 pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let until = Instant::now() + shared.limits.peer_retry;
     loop {
-        match from_pod(shared, pod, source, to).await {
+        match tunnel_from_pod(shared, pod, source, to).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
                 sleep(PEER_RETRY_PAUSE).await;
             }

@@ -106,6 +106,16 @@ pub(crate) fn prepare_far_leg(socket: BorrowedFd<'_>) -> io::Result<()> {
     )
 }
 
+/// Gives a socket, or what a listener accepts, another congestion control; it must not be connected yet.
+pub(crate) fn set_congestion_control(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_congestion(name.as_bytes())
+}
+
+/// Whether the kernel has a congestion control of that name, and lets it be used.
+pub(crate) fn has_congestion_control(name: &str) -> io::Result<()> {
+    set_congestion_control(tcp_socket(Domain::IPV4)?.as_fd(), name)
+}
+
 /// Options of a leg to an application, which is in this very kernel: it cannot vanish, and how long it takes to read is
 /// its own affair. A close is a RST until the connection has ended cleanly: what was refused or broken, or left behind
 /// by an agent that is killed, must never look like a clean end. On a listener, what is accepted inherits it all.

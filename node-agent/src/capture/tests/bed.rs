@@ -68,6 +68,7 @@ impl Bed {
             run_dir: PathBuf::from(format!("/run/warren-test/{}", self.name)),
             mark: MARK,
             away_wait: Duration::from_secs(3),
+            tunnel_congestion: None,
             workers: 2,
             route_table: 15577,
             near: true,
