@@ -18,6 +18,9 @@ pub(crate) fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// The same into several.
 pub(crate) fn read_vectored(tcp: &TcpStream, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    if let [buffer] = buffers {
+        return read(tcp, buffer);
+    }
     let room = buffers.iter().map(|buffer| buffer.len()).sum();
     once(tcp, room, || (&*SockRef::from(tcp)).read_vectored(buffers))
 }

@@ -1,5 +1,6 @@
 //! One CONNECT exchange on one connection.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ pub(super) async fn exchange(
         peer_baggage: Box::new(Baggage::from_headers(&headers)),
         early_sent: early.len(),
         app_ended: early.ended(),
+        sends_much: Cell::default(),
         _guard: Some(guard),
     })
 }

@@ -47,7 +47,11 @@ impl<'a> Gather<'a> {
         if slot.backlog.is_empty()
             && let Some(attached) = &slot.attached
         {
-            match attached.app.try_write_vectored(pieces) {
+            let written_now = match pieces {
+                [piece] => attached.app.try_write(piece),
+                pieces => attached.app.try_write_vectored(pieces),
+            };
+            match written_now {
                 Ok(octets) => written = octets,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {

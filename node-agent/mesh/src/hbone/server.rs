@@ -1,5 +1,6 @@
 //! The server side of HBONE: one accepted connection and its CONNECT streams.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -189,6 +190,7 @@ impl InboundStream {
             peer_baggage: Box::new(Baggage::from_headers(&self.parts.headers)),
             early_sent: 0,
             app_ended: false,
+            sends_much: Cell::default(),
             _guard: None,
         })
     }

@@ -217,11 +217,7 @@ impl State {
                 return Ok(());
             }
             let mut octets = std::mem::take(&mut slot.unsent);
-            octets.make_contiguous();
-            let copy = |slices: &mut [io::IoSliceMut<'_>]| {
-                slices.iter_mut().try_fold(0, |copied, slice| Ok(copied + io::Read::read(&mut octets, slice)?))
-            };
-            let sent = self.read_payload(stream, room, copy)?;
+            let sent = self.read_payload(stream, room, |slices| take_front(&mut octets, slices))?;
             if let Some(slot) = self.slots.get_mut(&stream) {
                 slot.unsent = octets;
             }
@@ -271,5 +267,33 @@ impl State {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
+    }
+}
+
+/// Moves the front of a ring into slices, each filled before the next.
+fn take_front(ring: &mut VecDeque<u8>, slices: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+    // A ring is read up to where it wraps: in two parts, slices would have a gap where these meet.
+    ring.make_contiguous();
+    slices.iter_mut().try_fold(0, |taken, slice| Ok(taken + io::Read::read(ring, slice)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_wraps_leaves_no_gap() {
+        let mut ring = VecDeque::with_capacity(100);
+        let capacity = ring.capacity();
+        ring.extend(std::iter::repeat_n(0, capacity - 5));
+        ring.drain(..capacity - 10);
+        ring.drain(..4);
+        ring.extend(1..60_u8);
+        assert!(!ring.as_slices().1.is_empty(), "it wraps");
+        let (mut first, mut second) = ([255; 25], [255; 25]);
+        let mut slices = [io::IoSliceMut::new(&mut first), io::IoSliceMut::new(&mut second)];
+        assert_eq!(take_front(&mut ring, &mut slices).unwrap(), 50);
+        assert!(first.iter().chain(&second).copied().eq(0..50));
+        assert_eq!(ring, (50..60).collect::<Vec<u8>>());
     }
 }

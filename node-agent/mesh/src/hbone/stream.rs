@@ -1,5 +1,6 @@
 //! One tunnelled connection: a CONNECT stream, as its line sees it.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use crate::tls::{PeerFacts, SharedPeer};
 
 /// Payload taken from the application at once, at most.
 const MOST_READ: usize = 256 * 1024;
+
+/// Payload taken at once from an application that sends little.
+const LITTLE: usize = 8 * 1024;
 
 /// Why a stream carries nothing more.
 #[derive(Debug, Clone)]
@@ -164,6 +168,8 @@ pub struct HboneStream {
     pub(super) early_sent: u64,
     /// The application has ended its direction already; END_STREAM is due.
     pub(crate) app_ended: bool,
+    /// The last read had a lot.
+    pub(super) sends_much: Cell<bool>,
     /// Client side: keeps the pooled connection's stream count.
     pub(super) _guard: Option<StreamGuard>,
 }
@@ -212,9 +218,12 @@ impl HboneStream {
         if let Some(error) = state.slots.get(&self.handle.id).and_then(broken) {
             return Ok(Err(error));
         }
+        // One record's worth is one plain read, which costs less: enough for those who send little at a time.
+        let room = if self.sends_much.get() { room } else { room.min(LITTLE) };
         let read = state.read_payload(self.handle.id, room, |slices| ready::read_vectored(app, slices));
         let read = read.map_err(StreamEnd::Broken)?;
         if let Ok(length @ 1..) = read {
+            self.sends_much.set(length >= LITTLE / 2);
             if length >= HEAVY {
                 session.is_heavy_now();
             }

@@ -92,6 +92,9 @@ impl Drop for AuditSink {
 /// Bytes of audit events that are written in one step.
 const MOST_AT_ONCE: usize = 64 * 1024;
 
+/// How long an event waits for others before they are written.
+const GATHER: Duration = Duration::from_millis(2);
+
 enum Output {
     Stdout,
     File(AuditFile),
@@ -117,6 +120,8 @@ impl Writer {
 
     /// Writes a line, and at once those that wait behind it: a write each costs more than making the event.
     fn write_with_followers(&mut self, mut lines: Vec<u8>, queue: &Receiver<Message>) {
+        // While this thread sleeps for a while, workers that leave it something need not wake it.
+        std::thread::sleep(GATHER);
         let mut count = 1;
         while lines.len() < MOST_AT_ONCE {
             match queue.try_recv() {

@@ -202,3 +202,57 @@ fn rotation_under_load_fails_nothing() {
         assert_ne!(client.snapshot.svid.serial(), serial);
     });
 }
+
+#[test]
+fn a_reset_that_a_write_has_met_is_no_end_for_the_next_read() {
+    on_worker(async {
+        let ca = test_ca();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let snapshot = ca.snapshot(&id("server"));
+        let is_reset = Rc::new(Notify::new());
+        let go = is_reset.clone();
+        spawn_local(async move {
+            let mut connection = raw_server(&listener, &snapshot).await;
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            spawn_local(async move {
+                go.notified().await;
+                send.send_data(Bytes::from_static(b"too late"), false).unwrap();
+                std::future::pending::<()>().await;
+            });
+            while connection.accept().await.is_some() {}
+        });
+        let client = Client::new(&ca, &Limits::default(), address);
+        let (app, at_client) = tcp_pair().await;
+        let stream = client.open(&at_client).await.unwrap();
+        let at_client = Rc::new(at_client);
+        stream.attach(at_client.clone(), Arc::default());
+        copy::reset(app);
+        at_client.readable().await.unwrap();
+        is_reset.notify_one();
+        sleep(Duration::from_millis(50)).await;
+        let read = stream.read_from(&at_client, 1000).unwrap();
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_server_that_is_given_up_with_requests_nobody_took_lets_its_socket_go() {
+    on_worker(async {
+        let ca = test_ca();
+        let (tcp, at_server) = tcp_pair().await;
+        let (client, server) = (ca.snapshot(&id("client")), ca.snapshot(&id("server")));
+        let expected = [id("server")];
+        let limits = Limits::default();
+        let (client, server) = tokio::join!(other_client(tcp, &client, &expected), accept(at_server, &server, &limits));
+        let (requests, connection) = h2::client::handshake(client).await.unwrap();
+        let closed = spawn_local(connection);
+        let mut requests = requests.ready().await.unwrap();
+        let request = connect_request("10.0.0.1:80").to_http().unwrap();
+        let _stream = requests.send_request(request, false).unwrap();
+        sleep(Duration::from_millis(50)).await;
+        drop(server);
+        timeout(SOON, closed).await.expect("the peer sees the end").unwrap().unwrap_err();
+    });
+}
