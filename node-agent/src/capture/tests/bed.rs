@@ -197,6 +197,8 @@ pub(super) fn accept(listeners: &[&TcpListener]) -> Option<(TcpStream, SocketAdd
         for listener in listeners {
             if let Ok((stream, peer)) = listener.accept() {
                 stream.set_nonblocking(false).unwrap();
+                // As the agent does when a connection has ended cleanly; the listener's sockets reset until then.
+                socket2::SockRef::from(&stream).set_linger(None).unwrap();
                 return Some((stream, peer));
             }
         }
