@@ -43,7 +43,12 @@ fn two_agents_on_one_kernel_do_not_disturb_each_other() {
     let _echo = Server::echo(&neighbour.ns, any(8080));
     let mut open = connect(&pair.client.ns, neighbour.at(8080)).unwrap();
     let mut alive = |what: &str| assert_eq!(ping_pong(&mut open, b"tick").expect(what), b"tick");
-    let links = pinned("link", pair.near.node());
+    // Programs on pods' links are attached behind the enrolment.
+    let links = eventually("the agent's links are all there", Duration::from_secs(10), || {
+        let before = pinned("link", pair.near.node());
+        std::thread::sleep(Duration::from_millis(500));
+        (pinned("link", pair.near.node()) == before).then_some(before)
+    });
     alive("at first");
     pair.far.kill9();
     alive("the other agent was killed");
