@@ -15,8 +15,10 @@ use crate::capture::{AttachedWire, NearPair, WireError, WireJob};
 use crate::judge::decide_near;
 use crate::shared::Shared;
 
-/// Time between two attempts at a link that was of no use.
-const RETRY: Duration = Duration::from_secs(60);
+/// Time until a link that was of no use is tried again: a pod's link may be made after its namespace. It doubles.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest time between two attempts.
+const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// A job that is done.
 pub(crate) struct WireDone {
@@ -34,12 +36,12 @@ struct Parties {
 /// Where a pod's link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkState {
-    /// With the thread.
-    Tried,
+    /// With the thread; should it fail, it rests for so long.
+    Tried(Duration),
     /// In service, as long as the auditor finds it so.
     Attached,
-    /// Of no use; it is tried again after a while, since what hinders may go.
-    Unusable(Instant),
+    /// Of no use; it rests for so long since then, and is tried again, since what hinders may go.
+    Unusable(Instant, Duration),
 }
 
 /// Wires and verdicts.
@@ -81,17 +83,19 @@ impl Near {
             keeper.served().map(|local| (local.uid.clone(), local.netns.cookie())).collect();
         self.links.retain(|pod, _| pods.contains(pod));
         for pod in pods {
-            let wanted = match self.links.get(&pod) {
-                None => true,
-                Some(LinkState::Attached) => !keeper.capture.is_wired(&pod.0),
-                Some(LinkState::Unusable(since)) => since.elapsed() > RETRY,
-                Some(LinkState::Tried) => false,
+            let rest = match self.links.get(&pod) {
+                None => Some(RETRY_FIRST),
+                Some(LinkState::Attached) => (!keeper.capture.is_wired(&pod.0)).then_some(RETRY_FIRST),
+                Some(LinkState::Unusable(since, rest)) => {
+                    (since.elapsed() > *rest).then_some((*rest * 2).min(RETRY_MOST))
+                }
+                Some(LinkState::Tried(_)) => None,
             };
-            if wanted
+            if let Some(rest) = rest
                 && let Some(job) = keeper.capture.wire_job(&pod.0)
                 && self.jobs.send((pod.0.clone(), pod.1, job)).is_ok()
             {
-                self.links.insert(pod, LinkState::Tried);
+                self.links.insert(pod, LinkState::Tried(rest));
             }
         }
     }
@@ -103,19 +107,21 @@ impl Near {
             Ok(wire) => keeper.capture.wired(&uid, cookie, wire).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let state = match wired {
+        let Some(link) = self.links.get_mut(&(uid.clone(), cookie)) else { return };
+        let rest = match link {
+            LinkState::Tried(rest) => *rest,
+            _ => RETRY_FIRST,
+        };
+        *link = match wired {
             Ok(()) => {
                 tracing::debug!(pod = %uid, "connections within the node may take the kernel path");
                 LinkState::Attached
             }
             Err(reason) => {
                 tracing::info!(pod = %uid, reason, "connections within the node go through the agent");
-                LinkState::Unusable(Instant::now())
+                LinkState::Unusable(Instant::now(), rest)
             }
         };
-        if let Some(link) = self.links.get_mut(&(uid, cookie)) {
-            *link = state;
-        }
     }
 
     /// A connection went through the agent for want of a verdict: the next one needs not, if it is allowed.

@@ -1,6 +1,8 @@
 //! What a soak has to keep to, and whether it did.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -227,8 +229,22 @@ fn differences(before: &Rest, after: &Rest) -> Vec<String> {
     words
 }
 
-/// Kernel objects that an agent held and that outlived agent and clean-up.
+/// How long the kernel may take to free what died with a network namespace: a worker of its own does it.
+const FREED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Kernel objects that an agent held and that outlive agent and clean-up.
 pub(super) fn objects_that_live_on(seen: &Seen) -> Result<Vec<String>> {
+    let until = Instant::now() + FREED_WITHIN;
+    loop {
+        let left = living(seen)?;
+        if left.is_empty() || Instant::now() > until {
+            return Ok(left);
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+}
+
+fn living(seen: &Seen) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for kind in ["map", "prog", "link"] {
         let shown = process::output(process::command("bpftool").args(["-j", kind, "show"]))?;
