@@ -24,8 +24,8 @@ const HEADERS: usize = 14 + 20 + 20;
 
 /// Tests a link whose programs are attached.
 pub(super) fn test(netns: &NetNs, wire: Wire, ways: &OwnedFd) -> Result<(), WireError> {
-    let inside = netns.enter(|| PacketSocket::open(wire.inner()))??;
-    let outside = PacketSocket::open(wire.outer())?;
+    let inside = netns.enter(|| PacketSocket::open(wire.inner(), SELF_TEST_V4))??;
+    let outside = PacketSocket::open(wire.outer(), SELF_TEST_V4)?;
     let mut ways = open(ways)?;
     let ip = mapped(SELF_TEST_V4);
     let key = Raw(WayKey::new(ip, PORT, ip, PORT));

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 /// Longest frame that is of interest.
 const FRAME: usize = 2048;
@@ -16,12 +16,14 @@ const FRAME: usize = 2048;
 pub(crate) struct PacketSocket(Socket);
 
 impl PacketSocket {
-    /// Opens one on an interface of the namespace this thread is in.
-    pub(crate) fn open(interface: u32) -> io::Result<Self> {
-        let protocol = (libc::ETH_P_ALL as u16).to_be();
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+    /// Opens one on an interface of the namespace this thread is in, for IPv4 packets to one address: a busy interface
+    /// would otherwise fill the socket before what is waited for comes.
+    pub(crate) fn open(interface: u32, to: [u8; 4]) -> io::Result<Self> {
+        // Without a protocol nothing arrives before the filter is there.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&address(interface, protocol)?)?;
+        socket.attach_filter(&only_to(to))?;
+        socket.bind(&address(interface, (libc::ETH_P_ALL as u16).to_be())?)?;
         Ok(Self(socket))
     }
 
@@ -53,6 +55,24 @@ impl PacketSocket {
             }
         }
     }
+}
+
+/// A classic BPF filter: Ethernet type IPv4, and the destination.
+fn only_to(address: [u8; 4]) -> [SockFilter; 6] {
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const ETHERNET_TYPE: u32 = 12;
+    const DESTINATION: u32 = 14 + 16;
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, ETHERNET_TYPE),
+        SockFilter::new(EQUAL, 0, 3, libc::ETH_P_IP as u32),
+        SockFilter::new(LOAD_WORD, 0, 0, DESTINATION),
+        SockFilter::new(EQUAL, 0, 1, u32::from_be_bytes(address)),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 fn initialised(buffer: &[MaybeUninit<u8>; FRAME], length: usize) -> &[u8] {

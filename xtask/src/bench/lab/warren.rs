@@ -50,7 +50,9 @@ impl Agents {
     /// Starts the agent of a node without waiting for it.
     pub(crate) fn launch(&self, node: &str) -> Result<Daemon> {
         let mut command = inside(&netns_path(node), &self.program);
-        command.args(["agent", "--node", node, "--trust-domain", TRUST_DOMAIN, "--log", "error"]).args(&self.flags);
+        command
+            .args(["agent", "--node", node, "--trust-domain", TRUST_DOMAIN, "--log", "info,access=error"])
+            .args(&self.flags);
         command.arg("--world").arg(self.world()).arg("--ca-dir").arg(self.ca());
         command.arg("--run-dir").arg(self.run_directory(node));
         command.arg("--audit-log").arg(self.directory.join(format!("{node}-audit.jsonl")));
