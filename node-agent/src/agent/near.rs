@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -19,6 +20,25 @@ use crate::shared::Shared;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Longest time between two attempts.
 const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// Attaching makes the kernel wait with its network lock held, and whoever enrols a pod then waits for it: it is done once
+/// no pod has come for so long.
+const QUIET: Duration = Duration::from_millis(250);
+/// But not later than this.
+const QUIET_WITHIN: Duration = Duration::from_secs(2);
+
+/// A pod, its namespace's cookie, and what is to be done.
+type Job = (PodUid, u64, WireJob);
+
+/// The jobs of pods that came together; `None` when there will be none.
+fn next_jobs(todo: &Receiver<Job>) -> Option<Vec<Job>> {
+    let mut jobs = vec![todo.recv().ok()?];
+    let until = Instant::now() + QUIET_WITHIN;
+    while let Ok(job) = todo.recv_timeout(QUIET.min(until.saturating_duration_since(Instant::now()))) {
+        jobs.push(job);
+    }
+    Some(jobs)
+}
 
 /// A job that is done.
 pub(crate) struct WireDone {
@@ -50,19 +70,21 @@ pub(crate) struct Near {
     verdicts: BTreeMap<NearPair, Parties>,
     /// What became of each pod's link, by UID and namespace.
     links: BTreeMap<(PodUid, u64), LinkState>,
-    jobs: std::sync::mpsc::Sender<(PodUid, u64, WireJob)>,
+    jobs: std::sync::mpsc::Sender<Job>,
     done: mpsc::UnboundedReceiver<WireDone>,
 }
 
 impl Near {
     /// Starts the thread that attaches.
     pub(crate) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
-        let (jobs, todo) = std::sync::mpsc::channel::<(PodUid, u64, WireJob)>();
+        let (jobs, todo) = std::sync::mpsc::channel();
         let (report, done) = mpsc::unbounded_channel();
         std::thread::Builder::new().name("wires".into()).spawn(move || {
-            for (uid, cookie, job) in todo {
-                if report.send(WireDone { uid, cookie, result: job.run() }).is_err() {
-                    return;
+            while let Some(jobs) = next_jobs(&todo) {
+                for (uid, cookie, job) in jobs {
+                    if report.send(WireDone { uid, cookie, result: job.run() }).is_err() {
+                        return;
+                    }
                 }
             }
         })?;
