@@ -10,7 +10,7 @@ use warren_test_support::client::{
 use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
 
 use crate::fixture::{Pair, any, start_agent};
-use crate::inspect::{pinned, traces};
+use crate::inspect::{pinned, pinned_links, traces};
 
 #[test]
 fn killed_agent_connections_wait_for_its_return() {
@@ -121,7 +121,7 @@ fn a_stopped_agent_ends_its_connections_and_its_successor_adopts_the_pins() {
     let mut open = connect(&pair.client.ns, pair.server.at(8080)).unwrap();
     assert_eq!(ping_pong(&mut open, b"open").unwrap(), b"open");
     let cookie = pair.near.pod("client")["cookie"].clone();
-    let links = pinned("link", pair.near.node());
+    let links = pinned_links(pair.near.node());
     pair.near.stop();
     assert_eq!(pinned("link", pair.near.node()), links, "capture outlives the agent");
     let end = wait_cut(&mut open, IO_LIMIT);

@@ -7,7 +7,7 @@ use warren_test_support::client::{assert_echo, assert_refused, connect, ping_pon
 use warren_test_support::{Capture, Lab, Server, eventually};
 
 use crate::fixture::{Pair, any, start_agent};
-use crate::inspect::pinned;
+use crate::inspect::{pinned, pinned_links};
 
 #[test]
 fn a_directory_of_manifests_is_read_and_followed() {
@@ -43,12 +43,7 @@ fn two_agents_on_one_kernel_do_not_disturb_each_other() {
     let _echo = Server::echo(&neighbour.ns, any(8080));
     let mut open = connect(&pair.client.ns, neighbour.at(8080)).unwrap();
     let mut alive = |what: &str| assert_eq!(ping_pong(&mut open, b"tick").expect(what), b"tick");
-    // Programs on pods' links are attached behind the enrolment.
-    let links = eventually("the agent's links are all there", Duration::from_secs(10), || {
-        let before = pinned("link", pair.near.node());
-        std::thread::sleep(Duration::from_millis(500));
-        (pinned("link", pair.near.node()) == before).then_some(before)
-    });
+    let links = pinned_links(pair.near.node());
     alive("at first");
     pair.far.kill9();
     alive("the other agent was killed");

@@ -1,5 +1,7 @@
 //! What an agent leaves in the kernel and in a pod, looked at from outside.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use warren_test_support::NetNs;
 
@@ -12,6 +14,17 @@ pub(crate) fn pinned(kind: &str, node: &str) -> Vec<u64> {
     let ours = all.as_array().expect("a list").iter();
     let ours = ours.filter(|entry| entry["pinned"].as_array().is_some_and(|pins| pins.iter().any(is_ours)));
     ours.filter_map(|entry| entry["id"].as_u64()).collect()
+}
+
+/// Ids of the links that a node's agent has pinned, once there are no more to come: programs on pods' links are attached
+/// some time after the pods were enrolled.
+#[track_caller]
+pub(crate) fn pinned_links(node: &str) -> Vec<u64> {
+    warren_test_support::eventually("the agent's links are all there", Duration::from_secs(10), || {
+        let before = pinned("link", node);
+        std::thread::sleep(Duration::from_millis(600));
+        (pinned("link", node) == before).then_some(before)
+    })
 }
 
 /// Whether the kernel still has a link or map of that id.

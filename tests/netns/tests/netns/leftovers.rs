@@ -4,7 +4,7 @@ use warren_test_support::client::{IO_LIMIT, assert_echo};
 use warren_test_support::{Capture, Lab, Server, eventually};
 
 use crate::fixture::{Single, any, start_agent};
-use crate::inspect::{exists, pinned, pods_enrolled, traces};
+use crate::inspect::{exists, pinned, pinned_links, pods_enrolled, traces};
 
 #[test]
 fn nothing_is_left_after_cleanup() {
@@ -17,7 +17,7 @@ fn nothing_is_left_after_cleanup() {
     assert_echo(&client.ns, server.at(8080), b"works");
     drop(echo);
     assert_ne!(traces(&client.ns), before[0], "enrolment leaves traces that can be seen");
-    let (links, maps) = (pinned("link", agent.node()), pinned("map", agent.node()));
+    let (links, maps) = (pinned_links(agent.node()), pinned("map", agent.node()));
     assert!(!links.is_empty() && !maps.is_empty());
     agent.stop();
     let done = agent.cleanup();
