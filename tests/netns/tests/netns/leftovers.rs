@@ -92,6 +92,8 @@ fn a_pod_that_leaves_the_mesh_is_released_and_holds_no_descriptor() {
     let echo = Server::echo(&world.server.ns, any(8080));
     assert_echo(&world.client.ns, world.server.at(8080), b"in the mesh");
     drop(echo);
+    // By then every thread of the agent has what it keeps.
+    pinned_links(world.agent.node());
     let before = world.agent.descriptors();
     let pod = world.lab.pod(0, "third");
     let fresh = traces(&pod.ns);
