@@ -16,13 +16,18 @@ const PEER_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connects from the pod, at the address of the connection that is carried, outside of capture.
 pub(super) async fn from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = pod_socket(&pod.netns, source, &shared.exemption)?;
-    connect_within(shared.limits.tcp_connect_timeout, socket, to).await
+    connect_from(shared, pod, source, to, None).await
 }
 
-async fn tunnel_from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_from(
+    shared: &Shared,
+    pod: &LocalPod,
+    source: IpAddr,
+    to: SocketAddr,
+    congestion: Option<&str>,
+) -> io::Result<TcpStream> {
     let socket = pod_socket(&pod.netns, source, &shared.exemption)?;
-    if let Some(name) = &shared.tunnel_congestion {
+    if let Some(name) = congestion {
         set_congestion_control(socket.as_fd(), name)?;
     }
     connect_within(shared.limits.tcp_connect_timeout, socket, to).await
@@ -32,7 +37,7 @@ async fn tunnel_from_pod(shared: &Shared, pod: &LocalPod, source: IpAddr, to: So
 pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let until = Instant::now() + shared.limits.peer_retry;
     loop {
-        match tunnel_from_pod(shared, pod, source, to).await {
+        match connect_from(shared, pod, source, to, shared.tunnel_congestion.as_deref()).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
                 sleep(PEER_RETRY_PAUSE).await;
             }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
-use warren_core::http2::{Connection, Event, Role};
+use warren_core::http2::{Event, Role, StreamId};
 
 use super::error::TunnelError;
 use super::gather::Gather;
@@ -253,7 +253,7 @@ fn happened(session: &Rc<Session>, state: &mut State, event: Event<'_>) -> Resul
         }
         Event::GoingAway { last, code } => {
             state.peer_leaving = true;
-            if is_client(&state.connection) {
+            if state.connection.role() == Role::Client {
                 let lost: Vec<_> = state.slots.keys().copied().filter(|stream| *stream > last).collect();
                 for stream in lost {
                     receiving(state, stream, Receiving::Unprocessed(code));
@@ -265,11 +265,7 @@ fn happened(session: &Rc<Session>, state: &mut State, event: Event<'_>) -> Resul
     Ok(())
 }
 
-fn is_client(connection: &Connection) -> bool {
-    connection.role() == Role::Client
-}
-
-fn receiving(state: &mut State, stream: warren_core::http2::StreamId, now: Receiving) {
+fn receiving(state: &mut State, stream: StreamId, now: Receiving) {
     if let Some(slot) = state.slots.get_mut(&stream) {
         slot.receiving = now;
         slot.wake();
