@@ -8,7 +8,7 @@ use warren_mesh::telemetry::{FloatGauge, Metrics};
 
 use super::board::{Notes, PodState};
 use crate::budget::Budget;
-use crate::capture::Counters;
+use crate::capture::{CounterReader, Counters};
 
 /// Something that the kernel side counts: name, help, and where it stands.
 type KernelCount = (&'static str, &'static str, fn(&Counters) -> u64);
@@ -40,18 +40,25 @@ const KERNEL: [KernelCount; 16] = [
 ];
 
 /// Gauges of what the kernel side has counted since its maps were made.
-pub(crate) struct KernelGauges(Vec<FloatGauge>);
+#[derive(Clone)]
+struct KernelGauges {
+    counters: CounterReader,
+    gauges: Vec<FloatGauge>,
+}
 
 impl KernelGauges {
-    /// Registers the gauges.
-    pub(crate) fn register(metrics: &Metrics) -> Self {
-        Self(KERNEL.iter().map(|(name, help, _)| metrics.gauge(name, help)).collect())
+    fn register(metrics: &Metrics, counters: CounterReader) -> Self {
+        Self { counters, gauges: KERNEL.iter().map(|(name, help, _)| metrics.gauge(name, help)).collect() }
     }
 
-    /// Sets them.
-    pub(crate) fn set(&self, counters: &Counters) {
-        for (gauge, (_, _, value)) in self.0.iter().zip(KERNEL) {
-            gauge.set(value(counters) as f64);
+    fn refresh(&self) {
+        match self.counters.read() {
+            Ok(counters) => {
+                for (gauge, (_, _, value)) in self.gauges.iter().zip(KERNEL) {
+                    gauge.set(value(&counters) as f64);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
         }
     }
 }
@@ -97,11 +104,12 @@ pub(crate) struct Gauges {
     descriptor_limit: FloatGauge,
     busy: FloatGauge,
     load: Arc<Mutex<Load>>,
+    kernel: KernelGauges,
 }
 
 impl Gauges {
     /// Registers the gauges.
-    pub(crate) fn register(metrics: &Metrics, workers: Vec<RuntimeMetrics>) -> Self {
+    pub(crate) fn register(metrics: &Metrics, workers: Vec<RuntimeMetrics>, counters: CounterReader) -> Self {
         Self {
             uncovered: metrics.gauge("warren_uncovered_pods", "Local pods of the mesh that are not captured"),
             enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
@@ -113,6 +121,7 @@ impl Gauges {
             busy: metrics
                 .gauge("warren_worker_busy_percent", "Time since the last reading that the busiest worker worked"),
             load: Arc::new(Mutex::new(Load::new(workers))),
+            kernel: KernelGauges::register(metrics, counters),
         }
     }
 
@@ -126,5 +135,6 @@ impl Gauges {
         self.descriptors.set(budget.used() as f64);
         self.descriptor_limit.set(budget.total() as f64);
         self.busy.set(self.load.lock().unwrap_or_else(PoisonError::into_inner).busiest());
+        self.kernel.refresh();
     }
 }

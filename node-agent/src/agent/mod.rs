@@ -26,7 +26,7 @@ use warren_mesh::telemetry::{AuditTarget, Telemetry, TelemetryConfig};
 
 use self::board::Board;
 use self::flows::KernelFlows;
-use self::gauges::{Gauges, KernelGauges};
+use self::gauges::Gauges;
 use self::keeper::Keeper;
 use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
@@ -88,11 +88,14 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         shared: shared.clone(),
         board: board.clone(),
         issuers: ca.clone(),
-        gauges: Gauges::register(telemetry.metrics(), workers.iter().map(Worker::metrics).collect()),
+        gauges: Gauges::register(
+            telemetry.metrics(),
+            workers.iter().map(Worker::metrics).collect(),
+            capture.counters(),
+        ),
     };
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
-    let kernel = KernelGauges::register(telemetry.metrics());
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
     let near =
         Near::start(shared.clone()).map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
@@ -105,7 +108,6 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         shared,
         board,
         keeper,
-        kernel,
         unapplied: false,
         lost: 0,
     };
@@ -125,7 +127,6 @@ struct Agent {
     flows: KernelFlows,
     near: Near,
     keeper: Keeper,
-    kernel: KernelGauges,
     /// The kernel refused the last world; it is offered again.
     unapplied: bool,
     /// Events that the kernel could not tell, as far as their connections have been looked for.
@@ -248,12 +249,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads the kernel's counters. If events were lost, connections may be open that nobody would end when policy
+    /// If events of the kernel were lost, connections may be open that nobody would end when policy
     /// changes: they are looked for.
     fn find_untold(&mut self) {
-        match self.keeper.capture.counters() {
+        match self.keeper.capture.counters().read() {
             Ok(counters) => {
-                self.kernel.set(&counters);
                 if std::mem::replace(&mut self.lost, counters.events_lost) != counters.events_lost {
                     tracing::warn!(lost = counters.events_lost, "events of the kernel were lost");
                     self.keeper.find_untold(&mut self.flows);

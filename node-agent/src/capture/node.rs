@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, RingBuf};
 use warren_core::identity::PodUid;
 use warren_core::world::CaptureSet;
-use warren_ebpf_abi::{Config, MAX_WORKERS, OwnKey, PodEntry, Wire, map, program, stat};
+use warren_ebpf_abi::{Config, MAX_WORKERS, OwnKey, PodEntry, Wire, map, program};
 
 use super::bpf::{self, BpfError, Raw, Target};
 use super::captured::{CaptureDiff, CapturedMaps};
 use super::cgroup;
 use super::config::CaptureConfig;
+use super::counters::CounterReader;
 use super::error::CaptureError;
 use super::events::Events;
 use super::handles::{Exemption, Heartbeat};
@@ -54,6 +55,7 @@ pub(crate) struct NodeCapture {
     pub(super) pods: BTreeMap<PodUid, Pod>,
     pub(super) near: Near,
     splice: Option<SpliceObject>,
+    counters: CounterReader,
     heartbeat: Heartbeat,
     captured: CapturedMaps,
     events: Option<RingBuf<MapData>>,
@@ -80,44 +82,6 @@ pub(super) struct NodeMaps {
     pub(super) pods: HashMap<MapData, u64, Raw<PodEntry>>,
     pub(super) own: HashMap<MapData, Raw<OwnKey>, u8>,
     config: Array<MapData, Raw<Config>>,
-    stats: PerCpuArray<MapData, u64>,
-}
-
-/// What the kernel side has counted since its maps were made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    /// Connections captured.
-    pub(crate) captured: u64,
-    /// Connections of enrolled pods left alone.
-    pub(crate) passed: u64,
-    /// Connections left alone after an earlier capture of the same socket was undone.
-    pub(crate) undone: u64,
-    /// Connections refused because the agent was away for too long.
-    pub(crate) refused_away: u64,
-    /// Connections refused because they could not be captured.
-    pub(crate) refused_error: u64,
-    /// Attempts to move a captured socket to another mark or device.
-    pub(crate) option_refused: u64,
-    /// SYNs that were made to wait for the agent.
-    pub(crate) syn_held: u64,
-    /// Plaintext SYNs refused by verdict.
-    pub(crate) plaintext_refused: u64,
-    /// SYNs refused because the agent had no listener.
-    pub(crate) no_listener: u64,
-    /// Events lost because nobody read them.
-    pub(crate) events_lost: u64,
-    /// Connections that took the kernel path.
-    pub(crate) admitted: u64,
-    /// Connections that were to take it, but were led into the agent after all.
-    pub(crate) diverted: u64,
-    /// Packets dropped on pods' links.
-    pub(crate) wire_dropped: u64,
-    /// Whether bytes are spliced.
-    pub(crate) splicing: u64,
-    /// Bytes that went from socket to socket.
-    pub(crate) spliced_bytes: u64,
-    /// Messages of spliced connections that were given to TCP.
-    pub(crate) spliced_to_tcp: u64,
 }
 
 impl NodeCapture {
@@ -139,6 +103,7 @@ impl NodeCapture {
             maps: NodeMaps::take(&mut object)?,
             near: Near::take(&mut object, config.near)?,
             splice: None,
+            counters: CounterReader::new(object.map(map::STATS)?),
             programs: BTreeMap::new(),
             pods: BTreeMap::new(),
             config,
@@ -167,6 +132,7 @@ impl NodeCapture {
     fn open_splice(&mut self, which: Which) -> Result<(), CaptureError> {
         match SpliceObject::open(&self.pins, &self.cgroup, which) {
             Ok(object) => {
+                self.counters.splices(Some(object.stats()));
                 self.splice = Some(object);
                 Ok(())
             }
@@ -176,6 +142,7 @@ impl NodeCapture {
 
     fn do_not_splice(&mut self, error: &SpliceError) -> Result<(), CaptureError> {
         tracing::warn!(%error, "bytes are not spliced within the node");
+        self.counters.splices(None);
         self.splice = None;
         SpliceObject::remove(&self.pins)
     }
@@ -249,31 +216,9 @@ impl NodeCapture {
         self.pods.iter().find(|(_, pod)| pod.netns.cookie() == cookie).map(|(uid, _)| uid)
     }
 
-    /// What the kernel side has counted.
-    pub(crate) fn counters(&self) -> Result<Counters, CaptureError> {
-        let sum = |index: u32| -> Result<u64, BpfError> {
-            let values = self.maps.stats.get(&index, 0).map_err(BpfError::map(map::STATS))?;
-            Ok(values.iter().sum())
-        };
-        let (spliced_bytes, spliced_to_tcp) = self.splice.as_ref().map_or(Ok((0, 0)), SpliceObject::counted)?;
-        Ok(Counters {
-            splicing: u64::from(self.splice.is_some()),
-            spliced_bytes,
-            spliced_to_tcp,
-            captured: sum(stat::CAPTURED)?,
-            passed: sum(stat::PASSED)?,
-            undone: sum(stat::UNDONE)?,
-            refused_away: sum(stat::REFUSED_AWAY)?,
-            refused_error: sum(stat::REFUSED_ERROR)?,
-            option_refused: sum(stat::OPTION_REFUSED)?,
-            syn_held: sum(stat::SYN_HELD)?,
-            plaintext_refused: sum(stat::PLAINTEXT_REFUSED)?,
-            no_listener: sum(stat::NO_LISTENER)?,
-            events_lost: sum(stat::EVENTS_LOST)?,
-            admitted: sum(stat::ADMITTED)?,
-            diverted: sum(stat::DIVERTED)?,
-            wire_dropped: sum(stat::WIRE_DROPPED)?,
-        })
+    /// Reads what the kernel side counts, whenever somebody wants to know.
+    pub(crate) fn counters(&self) -> CounterReader {
+        self.counters.clone()
     }
 
     /// Names of the node's programs that are not where they should be.
@@ -309,12 +254,7 @@ impl NodeCapture {
 
 impl NodeMaps {
     fn take(object: &mut Object) -> Result<Self, BpfError> {
-        Ok(Self {
-            pods: object.map(map::PODS)?,
-            own: object.map(map::OWN)?,
-            config: object.map(map::CONFIG)?,
-            stats: object.map(map::STATS)?,
-        })
+        Ok(Self { pods: object.map(map::PODS)?, own: object.map(map::OWN)?, config: object.map(map::CONFIG)? })
     }
 }
 

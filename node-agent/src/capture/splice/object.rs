@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use aya::maps::{MapData, PerCpuArray, SockHash};
 use aya::programs::{SkMsg, SkSkb};
 use aya::{Ebpf, EbpfLoader};
-use warren_ebpf_abi::{map, program, splice_stat};
+use warren_ebpf_abi::{map, program};
 
 use super::SpliceError;
 use super::layout;
@@ -41,7 +42,7 @@ pub(crate) enum Which {
 pub(crate) struct SpliceObject {
     ways: Ways,
     ends: Ends,
-    stats: PerCpuArray<MapData, u64>,
+    stats: Arc<PerCpuArray<MapData, u64>>,
     /// What is not pinned.
     _links: Vec<Link>,
     /// The programs know the maps by descriptor number.
@@ -66,12 +67,9 @@ impl SpliceObject {
         PROGRAMS.into_iter().rev().try_for_each(|name| remove_file(&pins.link(name)))
     }
 
-    /// Bytes that went from socket to socket, and messages that were given to TCP, since the maps were made.
-    pub(crate) fn counted(&self) -> Result<(u64, u64), BpfError> {
-        let sum = |index| -> Result<u64, BpfError> {
-            Ok(self.stats.get(&index, 0).map_err(BpfError::map(map::SPLICE_STATS))?.iter().sum())
-        };
-        Ok((sum(splice_stat::BYTES)?, sum(splice_stat::TO_TCP)?))
+    /// Where bytes that went from socket to socket, and messages that were given to TCP, are counted.
+    pub(crate) fn stats(&self) -> Arc<PerCpuArray<MapData, u64>> {
+        self.stats.clone()
     }
 
     /// Admission by hand, and what is counted.
@@ -111,7 +109,7 @@ impl SpliceObject {
         let (ways, ends) = (Ways::new(object.share(map::WAYS)?), Ends::new(object.share(map::SPLICE_ENDS)?));
         place.keep(object.attach_option(program::SPLICE_OPTION, cgroup)?)?;
         place.keep(object.attach_states(program::SPLICE_TAKE, cgroup)?)?;
-        let stats = object.map(map::SPLICE_STATS)?;
+        let stats = Arc::new(object.map(map::SPLICE_STATS)?);
         Ok(Self { ways, ends, stats, _links: place.links, object })
     }
 }

@@ -82,7 +82,7 @@ fn binding_to_a_device_does_not_lead_out() {
         // The kernel lets only the privileged bind a second time, also when a hook does it for them.
         let error = bed.shell(&format!("{NOBODY} {command}")).expect_err("refused");
         assert!(error.contains("connect"), "{error}");
-        assert!(node.capture.counters().unwrap().refused_error > 0);
+        assert!(node.capture.counters().read().unwrap().refused_error > 0);
     }
     assert_eq!(bed.tcp_seen_outside(), 0);
 }

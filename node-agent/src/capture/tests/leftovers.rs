@@ -204,7 +204,7 @@ fn two_nodes_do_not_disturb_each_other() {
         bed.connect(&format!("{PEER4}:80")).unwrap();
         accept(&outbound(&node.pod.listeners)).expect("its own");
     }
-    assert_eq!(first.capture.counters().unwrap().captured, second.capture.counters().unwrap().captured);
+    assert_eq!(first.capture.counters().read().unwrap().captured, second.capture.counters().read().unwrap().captured);
     drop(first);
     one.cleanup();
     two.connect(&format!("{PEER4}:81")).unwrap();
