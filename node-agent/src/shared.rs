@@ -16,6 +16,7 @@ use warren_mesh::telemetry::{Direction, Telemetry};
 use crate::budget::Budget;
 use crate::capture::{Exemption, Mark};
 use crate::config::EarlyData;
+use crate::inbound::DialPorts;
 use crate::sys::netns::NetNs;
 
 /// State shared by the control thread and the workers.
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     /// Keeps the agent's own sockets from being captured.
     pub(crate) exemption: Exemption,
+    /// From which applications are dialled for clients of this node.
+    pub(crate) dial_ports: DialPorts,
     /// Mark of captured connections.
     pub(crate) mark: Mark,
     /// Congestion control of tunnels; `None` is the node's default.

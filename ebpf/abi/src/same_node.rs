@@ -231,6 +231,8 @@ pub enum WayState {
     Taken = 2,
     /// Of the destination.
     Answer = 3,
+    /// Of the source: the verdict was withdrawn while it was opened, and its SYN is to be answered with a reset.
+    Refused = 4,
 }
 
 // SAFETY: repr(C), integers and byte arrays only; the test below shows that there is no padding.

@@ -126,9 +126,34 @@ fn goes_near(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config, 
             });
             false
         }
-        // A socket that was captured before and cannot be released stays captured.
-        Near::Admitted(admission) => near::remember(socket, admission) && release(context, socket, config).is_ok(),
+        // A socket that cannot be led there is captured.
+        Near::Admitted(admission) => {
+            let interface = admission.source.inner();
+            keep_to(context, socket, config, interface) && near::remember(socket, admission)
+        }
     }
+}
+
+/// Binds a socket to the pod's interface. Captured connections are bound to `lo`, and may stand on the same addresses and
+/// ports: the kernel tells them apart by their devices, and nothing else.
+#[inline(always)]
+fn keep_to(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config, interface: u32) -> bool {
+    // SAFETY: the verifier knows `socket` as one.
+    let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
+    let before = match CAPTURED.get(socket) {
+        // SAFETY: the value is two integers that only the owner of the locked socket writes.
+        Some(before) => unsafe { *before.as_ptr() },
+        None => Captured::new(ifindex, mark),
+    };
+    // The application's own device comes first.
+    if before.ifindex() != 0 && before.ifindex() != interface {
+        return false;
+    }
+    let raw = context.sock_addr.cast();
+    let unmarked = config.unmarked(mark, before.mark());
+    (CAPTURED.get(socket).is_some() || CAPTURED.insert(socket, before))
+        && (mark == unmarked || set_option(raw, SO_MARK, unmarked))
+        && (ifindex == interface || set_option(raw, SO_BINDTOIFINDEX, interface))
 }
 
 #[inline(always)]

@@ -9,14 +9,14 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use warren_ebpf_abi::{Endpoint, Event, EventKind, WayKey};
+use warren_ebpf_abi::{Endpoint, Event, EventKind, LOOPBACK_IFINDEX, WayKey};
 
 use crate::address::{either, is_loopback};
 use crate::event::emit;
 use crate::near::{self, ADMISSIONS};
 use crate::node_maps::{EXEMPT, pod};
 use crate::shared_maps::{config, is_own};
-use crate::socket::{do_not_pace, netns_cookie};
+use crate::socket::{SO_BINDTOIFINDEX, do_not_pace, netns_cookie, set_option};
 use crate::splice_ends::SPLICE_ENDS;
 
 /// `AF_INET`.
@@ -28,11 +28,11 @@ pub fn warren_flows(context: SockOpsContext) -> u32 {
     match context.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => dialling(&context),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
-            within_the_node(&context);
+            within_the_node(&context, false);
             dialled(&context);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            within_the_node(&context);
+            within_the_node(&context, true);
             opened(&context);
         }
         BPF_SOCK_OPS_STATE_CB if context.arg(1) == BPF_TCP_CLOSE => closed(&context),
@@ -54,9 +54,10 @@ fn dialling(context: &SockOpsContext) {
 }
 
 /// Both ends of a connection between an application and the agent are in this kernel, whoever dialled: they bear the mark.
-/// (Those of the kernel path are as well, and are known below.) It is done here, before the socket's own congestion control begins to pace; it would not stop later.
+/// (Those of the kernel path are as well, and are known below.) Pacing is ended here, before the socket's own congestion
+/// control begins with it; it would not stop later.
 #[inline(never)]
-fn within_the_node(context: &SockOpsContext) {
+fn within_the_node(context: &SockOpsContext, accepted: bool) {
     // SAFETY: the context is valid while the program runs.
     let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -66,6 +67,25 @@ fn within_the_node(context: &SockOpsContext) {
     let mark = unsafe { (*socket).mark };
     if config().is_some_and(|config| config.is_marked(mark)) {
         do_not_pace(context.ops.cast());
+        if accepted {
+            keep_to(context, LOOPBACK_IFINDEX);
+        }
+    }
+}
+
+/// Binds an accepted socket to the device that its packets come by. The agent dials an application in the client's name,
+/// from a port of its own: the client may have a connection from the same port, by the pod's interface. The kernel tells
+/// them apart by their devices, and nothing else.
+#[inline(always)]
+fn keep_to(context: &SockOpsContext, interface: u32) {
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: just checked, and the verifier knows it as a socket. A listener may have been bound already.
+    if unsafe { (*socket).bound_dev_if } == 0 {
+        set_option(context.ops.cast(), SO_BINDTOIFINDEX, interface);
     }
 }
 
@@ -91,9 +111,16 @@ fn opened(context: &SockOpsContext) {
     if is_loopback(&event.remote.ip()) || is_own(cookie, event.remote.ip()) {
         return;
     }
-    event.peer = near::accepted(&leaving(&event).back(), cookie, event.socket).unwrap_or(0);
-    if event.peer != 0 {
-        do_not_pace(context.ops.cast());
+    let interface = match near::accepted(&leaving(&event).back(), cookie, event.socket) {
+        Some((peer, interface)) => {
+            event.peer = peer;
+            do_not_pace(context.ops.cast());
+            Some(interface)
+        }
+        None => near::only_interface(cookie),
+    };
+    if let Some(interface) = interface {
+        keep_to(context, interface);
     }
     // Only a flow whose end will be seen is worth reporting.
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;

@@ -8,12 +8,11 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockOpsContext;
 use warren_ebpf_abi::{
-    Admission, Captured, LOOPBACK_IFINDEX, NearDestination, NearSource, VerdictKey, Way, WayKey, WayState, stat,
+    Admission, LOOPBACK_IFINDEX, NearDestination, NearSource, VerdictKey, Way, WayKey, WayState, stat,
 };
 
 use crate::address::as_v4;
 use crate::near_maps::{PAST_WAYS, WAYS, is_permitted, past_way};
-use crate::node_maps::CAPTURED;
 use crate::shared_maps::config;
 use crate::socket::{SO_BINDTOIFINDEX, SO_MARK, set_option};
 use crate::stats::count;
@@ -86,9 +85,13 @@ pub(crate) fn dialling(context: &SockOpsContext, socket: *mut bpf_sock, key: &Wa
     if admit(context, admission, key, owner) {
         return count(stat::ADMITTED);
     }
-    count(stat::DIVERTED);
-    ADMISSIONS.remove(socket);
-    divert(context, socket);
+    if divert(context, socket) {
+        count(stat::DIVERTED);
+        return ADMISSIONS.remove(socket);
+    }
+    // The application may not have its socket bound anew, so that the connection cannot reach the agent.
+    count(stat::REFUSED_ERROR);
+    lay(context, admission, key, owner, WayState::Refused);
 }
 
 #[inline(always)]
@@ -98,14 +101,20 @@ fn admit(context: &SockOpsContext, admission: &Admission, key: &WayKey, owner: u
     if !key.is_of(verdict) || !is_permitted(verdict) {
         return false;
     }
+    lay(context, admission, key, owner, WayState::Asked)
+}
+
+/// Writes the ways of a connection down. False if the kernel could not.
+#[inline(always)]
+fn lay(context: &SockOpsContext, admission: &Admission, key: &WayKey, owner: u64, state: WayState) -> bool {
     let way = Way {
         owner,
-        from: verdict.source(),
-        to: verdict.destination(),
+        from: admission.verdict.source(),
+        to: admission.verdict.destination(),
         ended: 0,
         from_wire: admission.source,
         to_wire: admission.destination,
-        state: WayState::Asked as u32,
+        state: state as u32,
         received: 0,
     };
     if WAYS.insert(key, way, ANY).is_err() {
@@ -136,22 +145,20 @@ fn answer(way: &Way, owner: u64) -> Way {
     }
 }
 
-/// Captures a socket whose SYN has not been made. Should that fail, the SYN is dropped on the pod's link.
+/// Captures a socket whose SYN has not been made: `connect` bound it to the pod's interface, and remembers what was before.
 #[inline(always)]
-fn divert(context: &SockOpsContext, socket: *mut bpf_sock) {
-    let Some(config) = config() else { return };
+fn divert(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
+    let Some(config) = config() else { return false };
     // SAFETY: the verifier knows `socket` as one.
-    let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
-    CAPTURED.insert(socket, Captured::new(ifindex, mark));
+    let mark = unsafe { (*socket).mark };
     let raw = context.ops.cast();
-    set_option(raw, SO_MARK, config.marked(mark));
-    set_option(raw, SO_BINDTOIFINDEX, LOOPBACK_IFINDEX);
+    set_option(raw, SO_BINDTOIFINDEX, LOOPBACK_IFINDEX) && set_option(raw, SO_MARK, config.marked(mark))
 }
 
 /// An application of the pod with this cookie has accepted a connection whose packets arrive by `key`. If it was
-/// admitted, that is used up now, and the cookie of the source is returned.
+/// admitted, that is used up now; returned are the cookie of the source and the interface in this pod.
 #[inline(always)]
-pub(crate) fn accepted(key: &WayKey, cookie: u64, owner: u64) -> Option<u64> {
+pub(crate) fn accepted(key: &WayKey, cookie: u64, owner: u64) -> Option<(u64, u32)> {
     let way = match WAYS.get_ptr_mut(key) {
         // SAFETY: the state is one aligned integer; nothing else of the entry is written while it exists.
         Some(found) => unsafe {
@@ -166,10 +173,17 @@ pub(crate) fn accepted(key: &WayKey, cookie: u64, owner: u64) -> Option<u64> {
     if way.to != cookie || way.state == WayState::Answer as u32 {
         return None;
     }
-    let peer = way.from;
+    let found = (way.from, way.to_wire.inner());
     // Without it the answers would go by the shared network; it replaces that of the dialling end, so there is room.
     let _ = WAYS.insert(key.back(), answer(way, owner), ANY);
-    Some(peer)
+    Some(found)
+}
+
+/// The only interface of a pod whose connections may take the kernel path.
+#[inline(always)]
+pub(crate) fn only_interface(cookie: u64) -> Option<u32> {
+    // SAFETY: the value is replaced as a whole, and one aligned integer of it is read.
+    unsafe { NEAR_SOURCES.get(cookie) }.map(|source| source.wire.inner())
 }
 
 /// The end of stream that a socket sent was acknowledged, when it had received so many bytes. What comes afterwards says

@@ -35,6 +35,7 @@ use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair,
 use crate::cli::SameNode;
 use crate::config::{AuditLog, Config, socket_path};
 use crate::exit::{Exit, Fatal, chain};
+use crate::inbound::DialPorts;
 use crate::judge::judge_again;
 use crate::shared::Shared;
 use crate::sys::socket::has_congestion_control;
@@ -77,6 +78,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         limits: Arc::new(limits(&config)),
         budget,
         exemption: capture.exemption(),
+        dial_ports: DialPorts::default(),
         mark: config.mark,
         early_data: config.early_data.clone(),
         tunnel_congestion: config.tunnel_congestion.clone(),

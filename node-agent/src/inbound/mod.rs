@@ -4,6 +4,9 @@
 //! stages in clear. The application is connected by consuming a [`Permit`](warren_core::policy::Permit); there is no
 //! other way to it.
 
+mod dial_ports;
 pub(crate) mod hbone;
 pub(crate) mod permitted;
 pub(crate) mod plaintext;
+
+pub(crate) use dial_ports::DialPorts;

@@ -1,7 +1,7 @@
 //! The stages that tunnelled and plaintext connections share: the policy's permit, and the application it opens.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -81,11 +81,30 @@ async fn application_stream(
     source: SocketAddr,
     application: SocketAddr,
 ) -> io::Result<TcpStream> {
+    let limit = shared.limits.tcp_connect_timeout;
     // A client at the pod's own address needs no borrowed one, and could not be answered through it.
-    let socket = if source.ip() == application.ip() || source.is_ipv4() != application.is_ipv4() {
-        pod_socket(&pod.netns, application.ip(), &shared.exemption)?
-    } else {
-        app_socket(&pod.netns, source.ip(), shared.mark, &shared.exemption)?
-    };
-    connect_within(shared.limits.tcp_connect_timeout, socket, application).await
+    if source.ip() == application.ip() || source.is_ipv4() != application.is_ipv4() {
+        let socket = pod_socket(&pod.netns, application.ip(), &shared.exemption)?;
+        return connect_within(limit, socket, application).await;
+    }
+    let from = |port| app_socket(&pod.netns, (source.ip(), port).into(), shared.mark, &shared.exemption);
+    if is_of_the_same_node(shared, pod, source.ip()) {
+        for port in shared.dial_ports.draw() {
+            let connected = match from(port) {
+                Ok(socket) => connect_within(limit, socket, application).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
+                connected => return connected,
+            }
+        }
+    }
+    connect_within(limit, from(0)?, application).await
+}
+
+fn is_of_the_same_node(shared: &Shared, pod: &LocalPod, ip: IpAddr) -> bool {
+    let world = shared.world.load();
+    let (client, pod) = (world.pod_by_ip(ip), world.pod(&pod.uid));
+    client.zip(pod).is_some_and(|(client, pod)| client.node == pod.node)
 }

@@ -45,19 +45,26 @@ pub(crate) fn belongs_to(socket: BorrowedFd<'_>, namespace: &NetNs) -> io::Resul
 
 /// A socket in the pod's namespace that connects to the pod's application in the name of `client`.
 ///
-/// It is bound to the client's address, which is not the pod's own, and to no port: binding that as well would collide
-/// with the captured socket's own addresses. The mark brings the application's answers back over `lo`.
+/// It is bound to the client's address, which is not the pod's own; port 0 leaves the port to `connect`. The mark brings
+/// the application's answers back over `lo`.
 pub(crate) fn app_socket(
     namespace: &NetNs,
-    client: IpAddr,
+    client: SocketAddr,
     mark: Mark,
     exemption: &Exemption,
 ) -> io::Result<TcpSocket> {
-    let socket = exempt_socket(namespace, Domain::for_address((client, 0).into()), exemption)?;
+    let socket = exempt_socket(namespace, Domain::for_address(client), exemption)?;
     prepare_near_leg(socket.as_fd())?;
     set_transparent(&socket, client.is_ipv6())?;
     socket.set_mark(mark.value)?;
-    bind_address(&socket, client)?;
+    match client.port() {
+        0 => bind_address(&socket, client.ip())?,
+        _ => {
+            // Others have the same port, towards other applications.
+            socket.set_reuse_address(true)?;
+            socket.bind(&client.into())?;
+        }
+    }
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 

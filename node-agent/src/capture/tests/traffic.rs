@@ -187,7 +187,7 @@ fn the_application_sees_the_client_that_the_agent_speaks_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for (pod, client) in [(POD4, "10.87.0.77"), (POD6, "fd87::77")] {
         let application = bed.pod.enter(|| TcpListener::bind((pod, 80))).unwrap().unwrap();
-        let socket = app_socket(&node.pod.netns, addr(client), MARK, &node.capture.exemption()).unwrap();
+        let socket = app_socket(&node.pod.netns, (addr(client), 0).into(), MARK, &node.capture.exemption()).unwrap();
         let target = application.local_addr().unwrap();
         let stream = runtime.block_on(socket.connect(target)).unwrap().into_std().unwrap();
         stream.set_nonblocking(false).unwrap();

@@ -1,7 +1,9 @@
 //! Two pods of one node: the kernel carries their connections from socket to socket, past whatever they share.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -209,6 +211,70 @@ fn every_way_to_connect_is_admitted_or_carried() {
         assert_eq!(finish_exchange(stream, name.as_bytes()).unwrap(), name.as_bytes());
     }
     assert!(echo.peer_ips().iter().all(|ip| *ip == world.client.v4()));
+}
+
+#[test]
+fn the_agents_dials_and_admitted_connections_may_have_the_same_ports() {
+    // The agent's first ones, of which it has used a few for what asked for the verdict.
+    const PORTS: RangeInclusive<u16> = 1024..=1055;
+    let vip = "10.96.0.10".parse().unwrap();
+    let world = Near::with(&[], |lab| lab.manifest.set_service("shop", "server", &[vip], &[(80, 8080)]));
+    let echo = Server::echo(&world.server.ns, any(8080));
+    let to = world.server.at(8080);
+    world.warm(&world.client, to);
+    let admitted = || -> Vec<TcpStream> {
+        let own = PORTS.map(|port| SocketAddr::new(world.client.v4(), port));
+        own.map(|own| world.client.ns.run(|| reuse(own, to)).and_then(prepare).expect("admitted")).collect()
+    };
+    let carried = || -> Vec<TcpStream> {
+        (0..8).map(|_| connect(&world.client.ns, SocketAddr::new(vip, 80)).expect("carried")).collect()
+    };
+    // Whoever comes first.
+    for admitted_first in [true, false] {
+        let before = world.admitted();
+        let mut streams: Vec<_> = if admitted_first { [admitted(), carried()] } else { [carried(), admitted()] }
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(world.admitted() - before, PORTS.len() as f64);
+        for _ in 0..3 {
+            for (number, stream) in streams.iter_mut().enumerate() {
+                let message = [u8::try_from(number).unwrap(); 100];
+                let answer = ping_pong(stream, &message).expect("an answer");
+                assert_eq!(answer, message, "number {number}, admitted first: {admitted_first}");
+            }
+        }
+        let clients = echo.peers();
+        let same: BTreeSet<SocketAddr> = clients[clients.len() - streams.len()..].iter().copied().collect();
+        assert!(same.len() < streams.len(), "no two had the same port: {clients:?}");
+        for stream in streams {
+            finish_exchange(stream, b"").unwrap();
+        }
+    }
+}
+
+#[test]
+fn captured_and_admitted_connections_may_have_the_same_port() {
+    const PORT: u16 = 40_000;
+    let world = Near::start();
+    let _echo = Server::echo(&world.server.ns, any(8080));
+    let to = world.server.at(8080);
+    // Its kernel has no other to choose.
+    world.client.ns.set_sysctl("net/ipv4/ip_local_port_range", &format!("{PORT} {PORT}"));
+    let mut captured = connect(&world.client.ns, to).unwrap();
+    assert_eq!(captured.local_addr().unwrap().port(), PORT);
+    let mut admitted = eventually("a connection takes the kernel path from the same port", SOON, || {
+        let before = world.admitted();
+        let stream = connect(&world.client.ns, to).ok()?;
+        (world.admitted() > before).then_some(stream)
+    });
+    assert_eq!(admitted.local_addr().unwrap().port(), PORT);
+    for _ in 0..3 {
+        assert_eq!(ping_pong(&mut captured, b"captured").unwrap(), b"captured");
+        assert_eq!(ping_pong(&mut admitted, b"admitted").unwrap(), b"admitted");
+    }
+    assert_eq!(world.route(admitted), "kernel");
+    finish_exchange(captured, b"").unwrap();
 }
 
 /// Tells a pod that `claimed` is here until it believes it.
