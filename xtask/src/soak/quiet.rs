@@ -71,10 +71,25 @@ fn rest(stage: &Stage, watcher: &Watcher, node: Node) -> Result<Rest> {
     let status = stage.agents.setting().status(node)?;
     let list = |field: &str| status[field].as_array().cloned().unwrap_or_default();
     let enrolled = list("pods").iter().filter(|pod| pod["state"] == "enrolled").count();
-    let running = stage.board.running();
-    let Some(held) = watcher.seen().sampler.held(&running, node) else {
-        bail!("the agent of {} does not run", node.name)
-    };
-    let tunnels = tunnels(&running, node);
+    let (held, tunnels) = held(stage, watcher, node)?;
     Ok(Rest { node: node.name, held, tunnels, connections: list("connections").len(), enrolled })
+}
+
+/// What an agent holds, and how many tunnels are among it. Idle ones are closed now and then: one that goes while the rest
+/// is counted would be missed among the tunnels and found among the sockets.
+fn held(stage: &Stage, watcher: &Watcher, node: Node) -> Result<(Held, usize)> {
+    let started = Instant::now();
+    loop {
+        let running = stage.board.running();
+        let before = tunnels(&running, node);
+        let Some(held) = watcher.seen().sampler.held(&running, node) else {
+            bail!("the agent of {} does not run", node.name)
+        };
+        let settled = before.between == 0 && tunnels(&running, node) == before;
+        if settled || started.elapsed() > AGENTS_LIMIT {
+            return Ok((held, before.open));
+        }
+        interrupt::check()?;
+        thread::sleep(POLL);
+    }
 }

@@ -17,6 +17,10 @@ use crate::netlab::network;
 const TUNNEL_PORT: &str = ":3AA0";
 /// TCP_ESTABLISHED, as written there.
 const ESTABLISHED: &str = "01";
+/// TCP_TIME_WAIT: no socket any more.
+const TIME_WAIT: &str = "06";
+/// TCP_LISTEN.
+const LISTEN: &str = "0A";
 
 /// A kind of BPF object, as fdinfo names its number.
 const KINDS: [&str; 3] = ["map_id:", "prog_id:", "link_id:"];
@@ -104,20 +108,37 @@ impl Sampler {
 }
 
 /// Tunnels of a node's agent: connections on their port, at either end.
-pub(super) fn tunnels(running: &Running, node: Node) -> usize {
-    let networks = networks(running, node);
-    let tables = networks.iter().flat_map(|network| ["tcp", "tcp6"].map(|table| format!("{network}/{table}")));
-    tables.map(|table| fs::read_to_string(table).map_or(0, |text| tunnels_in(&text))).sum()
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tunnels {
+    pub(super) open: usize,
+    /// Neither open nor gone.
+    pub(super) between: usize,
 }
 
-fn tunnels_in(table: &str) -> usize {
-    let is_tunnel = |line: &&str| {
+/// Looks at them.
+pub(super) fn tunnels(running: &Running, node: Node) -> Tunnels {
+    let networks = networks(running, node);
+    let tables = networks.iter().flat_map(|network| ["tcp", "tcp6"].map(|table| format!("{network}/{table}")));
+    tables
+        .map(|table| fs::read_to_string(table).map_or_else(|_| Tunnels::default(), |text| tunnels_in(&text)))
+        .fold(Tunnels::default(), |all, one| Tunnels { open: all.open + one.open, between: all.between + one.between })
+}
+
+fn tunnels_in(table: &str) -> Tunnels {
+    let mut tunnels = Tunnels::default();
+    for line in table.lines().skip(1) {
         let mut fields = line.split_whitespace().skip(1);
         let ends = [fields.next(), fields.next()];
-        let on_port = ends.iter().flatten().any(|end| end.ends_with(TUNNEL_PORT));
-        on_port && fields.next() == Some(ESTABLISHED)
-    };
-    table.lines().skip(1).filter(is_tunnel).count()
+        if !ends.iter().flatten().any(|end| end.ends_with(TUNNEL_PORT)) {
+            continue;
+        }
+        match fields.next() {
+            Some(ESTABLISHED) => tunnels.open += 1,
+            Some(TIME_WAIT | LISTEN) | None => {}
+            Some(_) => tunnels.between += 1,
+        }
+    }
+    tunnels
 }
 
 /// Folders of /proc that show the networks of a node and of its pods: of a
@@ -180,8 +201,9 @@ mod tests {
                      0: 0B014E0A:3AA0 00000000:0000 0A 0\n\
                      1: 0B014E0A:9C40 15024E0A:3AA0 01 0\n\
                      2: 0B014E0A:3AA0 15024E0A:9C40 06 0\n\
-                     3: 0B014E0A:9C41 15024E0A:1F90 01 0\n";
-        assert_eq!(tunnels_in(table), 1);
+                     3: 0B014E0A:9C41 15024E0A:1F90 01 0\n\
+                     4: 0B014E0A:9C42 15024E0A:3AA0 09 0\n";
+        assert_eq!(tunnels_in(table), Tunnels { open: 1, between: 1 });
     }
 
     #[test]
