@@ -140,19 +140,14 @@ fn goes_near(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config, 
 fn keep_to(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config, interface: u32) -> bool {
     // SAFETY: the verifier knows `socket` as one.
     let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
-    let before = match CAPTURED.get(socket) {
-        // SAFETY: the value is two integers that only the owner of the locked socket writes.
-        Some(before) => unsafe { *before.as_ptr() },
-        None => Captured::new(ifindex, mark),
-    };
+    let Some(before) = remembered(socket) else { return false };
     // The application's own device comes first.
     if before.ifindex() != 0 && before.ifindex() != interface {
         return false;
     }
     let raw = context.sock_addr.cast();
     let unmarked = config.unmarked(mark, before.mark());
-    (CAPTURED.get(socket).is_some() || CAPTURED.insert(socket, before))
-        && (mark == unmarked || set_option(raw, SO_MARK, unmarked))
+    (mark == unmarked || set_option(raw, SO_MARK, unmarked))
         && (ifindex == interface || set_option(raw, SO_BINDTOIFINDEX, interface))
 }
 
@@ -172,14 +167,25 @@ fn is_captured(pod: PodEntry, cookie: u64, target: &Target) -> bool {
     in_prefix || unsafe { CAPTURE_EXACT.get(ExactKey::new(target.ip, target.port)) }.is_some()
 }
 
+/// What a socket was before it was first marked or bound here; `None` if the kernel cannot keep it.
+#[inline(always)]
+fn remembered(socket: *mut bpf_sock) -> Option<Captured> {
+    if let Some(before) = CAPTURED.get(socket) {
+        // SAFETY: the value is two integers that only the owner of the locked socket writes.
+        return Some(unsafe { *before.as_ptr() });
+    }
+    // SAFETY: the verifier knows `socket` as one.
+    let before = unsafe { Captured::new((*socket).bound_dev_if, (*socket).mark) };
+    CAPTURED.insert(socket, before).then_some(before)
+}
+
 /// Marks the socket and binds it to `lo`. The mark alone is not enough: a device the application has bound the
 /// socket to, or a mark it sets anew before the SYN is answered, would lead the packets out.
 #[inline(always)]
 fn capture(context: &SockAddrContext, socket: *mut bpf_sock, config: &Config) -> Result<Outcome, RefusalReason> {
     // SAFETY: the verifier knows `socket` as one.
     let (ifindex, mark) = unsafe { ((*socket).bound_dev_if, (*socket).mark) };
-    let remembered = CAPTURED.get(socket).is_some();
-    if !remembered && !CAPTURED.insert(socket, Captured::new(ifindex, mark)) {
+    if remembered(socket).is_none() {
         return Err(RefusalReason::NotRemembered);
     }
     let raw = context.sock_addr.cast();

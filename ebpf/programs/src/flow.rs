@@ -58,11 +58,7 @@ fn dialling(context: &SockOpsContext) {
 /// control begins with it; it would not stop later.
 #[inline(never)]
 fn within_the_node(context: &SockOpsContext, accepted: bool) {
-    // SAFETY: the context is valid while the program runs.
-    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
-    if socket.is_null() {
-        return;
-    }
+    let Some(socket) = socket_of(context) else { return };
     // SAFETY: the verifier knows `socket` as one.
     let mark = unsafe { (*socket).mark };
     if config().is_some_and(|config| config.is_marked(mark)) {
@@ -78,12 +74,8 @@ fn within_the_node(context: &SockOpsContext, accepted: bool) {
 /// them apart by their devices, and nothing else.
 #[inline(always)]
 fn keep_to(context: &SockOpsContext, interface: u32) {
-    // SAFETY: the context is valid while the program runs.
-    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
-    if socket.is_null() {
-        return;
-    }
-    // SAFETY: just checked, and the verifier knows it as a socket. A listener may have been bound already.
+    let Some(socket) = socket_of(context) else { return };
+    // SAFETY: the verifier knows `socket` as one. A listener may have been bound already.
     if unsafe { (*socket).bound_dev_if } == 0 {
         set_option(context.ops.cast(), SO_BINDTOIFINDEX, interface);
     }
@@ -181,12 +173,18 @@ fn leaving(event: &Event) -> WayKey {
     WayKey::new(event.local.ip(), event.local.port(), event.remote.ip(), event.remote.port())
 }
 
+/// The context's socket.
+#[inline(always)]
+fn socket_of(context: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid while the program runs.
+    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
+    if socket.is_null() { None } else { Some(socket) }
+}
+
 /// The context's socket, if `connect` admitted it.
 #[inline(always)]
 fn admitted_socket(context: &SockOpsContext) -> Option<*mut bpf_sock> {
-    // SAFETY: the context is valid while the program runs.
-    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
-    if socket.is_null() || ADMISSIONS.get(socket).is_none() { None } else { Some(socket) }
+    socket_of(context).filter(|socket| ADMISSIONS.get(*socket).is_some())
 }
 
 #[inline(always)]
@@ -198,12 +196,8 @@ fn socket_cookie(context: &SockOpsContext) -> u64 {
 /// Whether the connection was accepted by the agent, or by the application from the agent (it bears the mark).
 #[inline(always)]
 fn is_the_agents(context: &SockOpsContext) -> bool {
-    // SAFETY: the context is valid while the program runs.
-    let socket = unsafe { (*context.ops).__bindgen_anon_2.sk };
-    if socket.is_null() {
-        return true;
-    }
-    // SAFETY: just checked, and the verifier knows it as a socket.
+    let Some(socket) = socket_of(context) else { return true };
+    // SAFETY: the verifier knows `socket` as one.
     let mark = unsafe { (*socket).mark };
     EXEMPT.get(socket).is_some() || config().is_some_and(|config| config.is_marked(mark))
 }
