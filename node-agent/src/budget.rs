@@ -124,15 +124,28 @@ impl Ledger {
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
+impl Slot {
+    /// Gives back what is beyond `count`: it turned out not to be needed.
+    pub(crate) fn keep(&mut self, count: usize) {
+        let spare = self.count.saturating_sub(count);
+        self.count -= spare;
+        self.give_back(spare);
+    }
+
+    fn give_back(&self, count: usize) {
         let mut ledger = self.budget.ledger();
         if let Some(used) = ledger.used.get_mut(&self.pod) {
-            *used = used.saturating_sub(self.count);
+            *used = used.saturating_sub(count);
         }
         ledger.recount(self.budget.total);
         drop(ledger);
         self.budget.freed.notify_waiters();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.give_back(self.count);
     }
 }
 
@@ -167,6 +180,19 @@ mod tests {
         drop(slots);
         assert_eq!(budget.used(), 0);
         assert!(budget.try_take(&one, 10).is_some());
+    }
+
+    #[test]
+    fn what_is_not_needed_comes_back_once() {
+        let budget = Budget::new(10);
+        let one = pod("one");
+        budget.add_pod(&one);
+        let mut slot = budget.try_take(&one, 2).unwrap();
+        slot.keep(1);
+        slot.keep(1);
+        assert_eq!(budget.used(), 1);
+        drop(slot);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

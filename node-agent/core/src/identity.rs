@@ -105,11 +105,13 @@ impl Serialize for TrustDomain {
 
 /// A SPIFFE ID of the form `spiffe://TD/ns/NAMESPACE/sa/SERVICEACCOUNT`.
 ///
-/// Cheap to clone. Ordered and hashed by its text.
+/// Cheap to clone, and one word: connections keep up to four of them. Ordered and hashed by its text.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "String")]
-pub struct SpiffeId {
-    text: Arc<str>,
+pub struct SpiffeId(Arc<Parts>);
+
+struct Parts {
+    text: Box<str>,
     trust_domain: TrustDomain,
     namespace_len: u16,
 }
@@ -124,39 +126,39 @@ impl SpiffeId {
             return Err(SpiffeIdError::Length);
         }
         let namespace_len = u16::try_from(namespace.len()).map_err(|_| SpiffeIdError::Length)?;
-        Ok(Self { text: text.into(), trust_domain: trust_domain.clone(), namespace_len })
+        Ok(Self(Arc::new(Parts { text: text.into(), trust_domain: trust_domain.clone(), namespace_len })))
     }
 
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &str {
         let start = self.namespace_start();
-        &self.text[start..start + usize::from(self.namespace_len)]
+        &self.0.text[start..start + usize::from(self.0.namespace_len)]
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        let after = self.namespace_start() + usize::from(self.namespace_len) + "/sa/".len();
-        &self.text[after..]
+        let after = self.namespace_start() + usize::from(self.0.namespace_len) + "/sa/".len();
+        &self.0.text[after..]
     }
 
     /// The whole ID, with `spiffe://`.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The ID as AuthorizationPolicy's `principals` spell it: without
     /// `spiffe://` (policy.md §3).
     pub fn principal(&self) -> &str {
-        &self.text[SCHEME.len()..]
+        &self.0.text[SCHEME.len()..]
     }
 
     fn namespace_start(&self) -> usize {
-        SCHEME.len() + self.trust_domain.as_str().len() + "/ns/".len()
+        SCHEME.len() + self.0.trust_domain.as_str().len() + "/ns/".len()
     }
 }
 
@@ -202,7 +204,7 @@ fn check_segment(segment: &str) -> Result<(), SpiffeIdError> {
 
 impl PartialEq for SpiffeId {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.0.text == other.0.text
     }
 }
 
@@ -216,31 +218,31 @@ impl PartialOrd for SpiffeId {
 
 impl Ord for SpiffeId {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.text.cmp(&other.text)
+        self.0.text.cmp(&other.0.text)
     }
 }
 
 impl std::hash::Hash for SpiffeId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.0.text.hash(state);
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SpiffeId({})", self.text)
+        write!(f, "SpiffeId({})", self.0.text)
     }
 }
 
 impl Serialize for SpiffeId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

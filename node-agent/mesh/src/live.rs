@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Why a live connection was ended from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,31 +58,44 @@ impl fmt::Display for CancelReason {
     }
 }
 
+/// A live connection: what its owner told of it, and whether it was told to end. One allocation, since there may be
+/// very many that do nothing.
+struct Entry<T: ?Sized> {
+    reason: OnceLock<Box<CancelReason>>,
+    told: Notify,
+    info: T,
+}
+
+impl<T> Entry<T> {
+    fn new(info: T) -> Arc<Self> {
+        Arc::new(Self { reason: OnceLock::new(), told: Notify::new(), info })
+    }
+}
+
 /// The connection's end of "please end": cheap to clone, waits without polling.
-#[derive(Debug, Clone)]
-pub struct Cancel(watch::Receiver<Option<CancelReason>>);
+#[derive(Clone)]
+pub struct Cancel(Arc<Entry<dyn Send + Sync>>);
 
 impl Cancel {
     /// A handle that nobody can trigger, for connections outside the registry.
     pub fn never() -> Self {
-        Self(watch::channel(None).1)
+        Self(Entry::new(()))
     }
 
     /// The reason, if the connection was told to end.
     pub fn reason(&self) -> Option<CancelReason> {
-        self.0.borrow().clone()
+        self.0.reason.get().map(|reason| CancelReason::clone(reason))
     }
 
     /// Waits until the connection is told to end.
     pub async fn cancelled(&self) -> CancelReason {
-        let mut rx = self.0.clone();
         loop {
-            if let Some(reason) = rx.borrow_and_update().clone() {
+            // Made before the look: who tells between the two is heard.
+            let told = self.0.told.notified();
+            if let Some(reason) = self.reason() {
                 return reason;
             }
-            if rx.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            told.await;
         }
     }
 }
@@ -89,18 +103,13 @@ impl Cancel {
 /// Number of a live connection, unique in this process.
 pub type ConnectionId = u64;
 
-struct Entry<T> {
-    info: Arc<T>,
-    cancel: watch::Sender<Option<CancelReason>>,
-}
-
 struct Inner<T> {
     next: AtomicU64,
-    entries: Mutex<BTreeMap<ConnectionId, Entry<T>>>,
+    entries: Mutex<BTreeMap<ConnectionId, Arc<Entry<T>>>>,
 }
 
 impl<T> Inner<T> {
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Entry<T>>> {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Entry<T>>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,44 +129,35 @@ impl<T> Default for LiveRegistry<T> {
     }
 }
 
-impl<T: Send + Sync> LiveRegistry<T> {
+impl<T: Send + Sync + 'static> LiveRegistry<T> {
     /// Enters a connection. It stays until the guard is dropped.
     pub fn register(&self, info: T) -> (LiveGuard<T>, Cancel) {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let (cancel, rx) = watch::channel(None);
-        let info = Arc::new(info);
-        self.0.entries().insert(id, Entry { info: Arc::clone(&info), cancel });
-        (LiveGuard { registry: Arc::clone(&self.0), id, info }, Cancel(rx))
+        let entry = Entry::new(info);
+        self.0.entries().insert(id, Arc::clone(&entry));
+        (LiveGuard { registry: Arc::clone(&self.0), id, entry: Arc::clone(&entry) }, Cancel(entry))
     }
 
     /// Calls `f` for each live connection. The registry is not locked
     /// meanwhile: `f` may cancel.
     pub fn for_each(&self, mut f: impl FnMut(ConnectionId, &T)) {
-        for (id, info) in self.snapshot() {
-            f(id, &info);
+        for (id, one) in self.snapshot() {
+            f(id, &one);
         }
     }
 
     /// All live connections at this moment, oldest first.
-    pub fn snapshot(&self) -> Vec<(ConnectionId, Arc<T>)> {
-        self.0.entries().iter().map(|(id, entry)| (*id, Arc::clone(&entry.info))).collect()
+    pub fn snapshot(&self) -> Vec<(ConnectionId, Live<T>)> {
+        self.0.entries().iter().map(|(id, entry)| (*id, Live(Arc::clone(entry)))).collect()
     }
 
     /// Tells one connection to end; the first reason stays. False if it is gone.
     pub fn cancel(&self, id: ConnectionId, reason: CancelReason) -> bool {
-        match self.0.entries().get(&id) {
-            Some(entry) => {
-                entry.cancel.send_if_modified(|slot| {
-                    let first = slot.is_none();
-                    if first {
-                        *slot = Some(reason);
-                    }
-                    first
-                });
-                true
-            }
-            None => false,
+        let Some(entry) = self.0.entries().get(&id).cloned() else { return false };
+        if entry.reason.set(Box::new(reason)).is_ok() {
+            entry.told.notify_waiters();
         }
+        true
     }
 
     /// Number of live connections.
@@ -171,11 +171,22 @@ impl<T: Send + Sync> LiveRegistry<T> {
     }
 }
 
+/// A connection as it was registered.
+pub struct Live<T>(Arc<Entry<T>>);
+
+impl<T> Deref for Live<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.info
+    }
+}
+
 /// Keeps a connection in the registry while it lives.
 pub struct LiveGuard<T> {
     registry: Arc<Inner<T>>,
     id: ConnectionId,
-    info: Arc<T>,
+    entry: Arc<Entry<T>>,
 }
 
 impl<T> LiveGuard<T> {
@@ -185,8 +196,8 @@ impl<T> LiveGuard<T> {
     }
 
     /// What was registered.
-    pub fn info(&self) -> &Arc<T> {
-        &self.info
+    pub fn info(&self) -> &T {
+        &self.entry.info
     }
 }
 

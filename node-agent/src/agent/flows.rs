@@ -230,7 +230,7 @@ impl KernelFlows {
     /// The kernel's verdict may be older than the policy in force. False if that denies.
     fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) -> bool {
         let world = self.shared.world.load();
-        let LiveConnection { source, destination, .. } = **live.info();
+        let LiveConnection { source, destination, .. } = *live.info();
         let in_clear = live.info().source_identity.is_none();
         match decide(&world, world.pod(&pod.uid).unwrap_or(pod), live.info()) {
             Ok(permit) => {

@@ -15,6 +15,7 @@ use warren_core::world::{Pod, World};
 use warren_mesh::copy::copy;
 use warren_mesh::hbone::{HboneServer, HboneStream, InboundStream, accept};
 use warren_mesh::identity::IdentitySnapshot;
+use warren_mesh::live::{Cancel, LiveGuard};
 use warren_mesh::telemetry::{
     ConnectionFacts, ConnectionRecord, Direction, HandshakeFacts, Parties, ResponseFlag, WorkloadFacts,
 };
@@ -23,7 +24,7 @@ use super::permitted::{Asked, Connected, Permitted};
 use crate::budget::Slot;
 use crate::context::{Incoming, Phase, PodContext, left};
 use crate::ended::Ended;
-use crate::shared::{Shared, Transport};
+use crate::shared::{LiveConnection, Shared, Transport};
 use crate::sys::socket::belongs_to;
 
 /// Takes one tunnel from accept to close; its connections are lines of their own.
@@ -75,7 +76,7 @@ impl Accepted {
         drop(handshake);
         let world = shared.world.load();
         let parties = Parties {
-            connection_id: shared.telemetry.connection_id(),
+            connection_id: shared.telemetry.connection_id().to_string(),
             source_workload: world.pod_by_ip(peer.ip()).map(|pod| pod.workload.name.clone()),
             destination_workload: world.pod(&context.pod.uid).map(|pod| pod.workload.name.clone()),
         };
@@ -161,15 +162,18 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    async fn line(self, stream: InboundStream) {
+    fn line(self, stream: InboundStream) -> impl Future<Output = ()> {
         // Boxed: what connecting needs is given back before the connection carries a byte.
-        match Box::pin(self.open(stream)).await {
-            Ok(accepted) => accepted.carry().await,
-            Err(ended) => ended.conclude(),
+        let opening = Box::pin(self.open(stream));
+        async move {
+            match opening.await {
+                Ok(answered) => answered.carry().await,
+                Err(ended) => ended.conclude(),
+            }
         }
     }
 
-    async fn open(self, stream: InboundStream) -> Result<Box<Answered>, Ended> {
+    async fn open(self, stream: InboundStream) -> Result<Answered, Ended> {
         let requested = self.request(stream)?;
         let permitted = requested.permit()?;
         permitted.connect().await
@@ -263,7 +267,7 @@ struct PermittedRequest {
 
 impl PermittedRequest {
     /// Connects the application, and answers 200 only then.
-    async fn connect(self) -> Result<Box<Answered>, Ended> {
+    async fn connect(self) -> Result<Answered, Ended> {
         let Self { tunnel, mut stream, mut record, permitted, own_baggage, application } = self;
         let shared = tunnel.context.shared.clone();
         let slot = shared.budget.take(&tunnel.context.pod.uid, 1).await;
@@ -288,27 +292,31 @@ impl PermittedRequest {
         };
         record.set_response_code(StatusCode::OK.as_u16());
         record.established();
-        Ok(Box::new(Answered { shared, stream, record, connected: Connected { app, live, cancel }, slot }))
+        Ok(Answered { shared, app: Rc::new(app), stream, record, live, cancel, slot })
     }
 }
 
-/// A connection that both ends have.
+/// A connection that both ends have. There may be very many of them that do nothing.
 struct Answered {
     shared: Arc<Shared>,
+    app: Rc<TcpStream>,
     stream: HboneStream,
     record: ConnectionRecord,
-    connected: Connected,
+    live: LiveGuard<LiveConnection>,
+    cancel: Cancel,
     slot: Slot,
 }
 
 impl Answered {
     /// Carries the bytes until both directions have ended.
-    async fn carry(self: Box<Self>) {
-        let Self { shared, stream, record, connected: Connected { app, live, cancel }, slot } = *self;
-        let bytes = record.bytes().clone();
-        let outcome = copy(app, stream, &shared.limits, &cancel, &bytes).await;
-        record.finish(&outcome);
-        drop((live, slot));
+    #[expect(clippy::manual_async_fn, reason = "an async fn would have room for `self` twice")]
+    fn carry(self) -> impl Future<Output = ()> {
+        async move {
+            let outcome = copy(&self.app, &self.stream, &self.shared.limits, &self.cancel, self.record.bytes()).await;
+            drop((self.stream, self.app));
+            self.record.finish(&outcome);
+            drop((self.live, self.slot));
+        }
     }
 }
 

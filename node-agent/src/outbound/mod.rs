@@ -23,21 +23,26 @@ use crate::outbound::sourced::Sourced;
 use crate::sys::socket::belongs_to;
 
 /// Takes one captured connection from accept to close.
-pub(crate) async fn serve(context: Rc<PodContext>, incoming: Incoming) {
-    let accepted = match Accepted::new(context, incoming) {
-        Ok(accepted) => accepted,
-        Err(error) => return tracing::debug!(%error, "a captured connection ended before it was looked at"),
-    };
+pub(crate) fn serve(context: Rc<PodContext>, incoming: Incoming) -> impl Future<Output = ()> {
     // Boxed: what opening needs is given back before the connection carries a byte.
-    match Box::pin(open(accepted)).await {
-        Ok(opened) => opened.carry().await,
-        Err(ended) => ended.conclude(),
+    let opening = Box::pin(open(context, incoming));
+    async move {
+        match opening.await {
+            Ok(opened) => opened.carry().await,
+            Err(Some(ended)) => ended.conclude(),
+            Err(None) => {}
+        }
     }
 }
 
-async fn open(accepted: Accepted) -> Result<Opened, Ended> {
+/// Walks the line up to an open connection; without a word of evidence if it ended before anybody looked at it.
+async fn open(context: Rc<PodContext>, incoming: Incoming) -> Result<Opened, Option<Ended>> {
+    let accepted = Accepted::new(context, incoming).map_err(|error| {
+        tracing::debug!(%error, "a captured connection ended before it was looked at");
+        None
+    })?;
     let routed = accepted.source()?.route()?;
-    routed.open().await
+    Ok(routed.open().await?)
 }
 
 /// A connection that `sk_lookup` gave to the pod's outbound listener.

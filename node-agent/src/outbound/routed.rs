@@ -1,5 +1,6 @@
 //! A captured connection that knows its way: opened, then copied to its end.
 
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
@@ -16,6 +17,8 @@ use warren_mesh::live::{Cancel, LiveGuard};
 use warren_mesh::telemetry::{ConnectionRecord, Direction, Parties, ResponseFlag, ServiceFacts, WorkloadFacts};
 
 use super::{Accepted, dial};
+use crate::budget::Slot;
+use crate::context::PodContext;
 use crate::ended::Ended;
 use crate::shared::{LiveConnection, Transport};
 
@@ -79,8 +82,9 @@ impl Opened {
     /// Carries the bytes until both directions have ended.
     pub(super) async fn carry(self) {
         match self {
-            Self::Direct(connected) => connected.carry().await,
-            Self::Tunnelled(tunnelled) => tunnelled.carry().await,
+            // Boxed: it needs more than a tunnelled connection, and is the rarer one.
+            Self::Direct(connected) => Box::pin(connected.carry()).await,
+            Self::Tunnelled(tunnelled) => tunnelled.begin().carry().await,
         }
     }
 }
@@ -167,7 +171,7 @@ impl Tunnelling {
             snapshot: snapshot.clone(),
             request: &request,
             parties: Parties {
-                connection_id: record.connection_id().to_owned(),
+                connection_id: record.connection_id().to_string(),
                 source_workload: Some(pod.workload.name.clone()),
                 destination_workload: Some(route.destination.workload.name.clone()),
             },
@@ -214,20 +218,44 @@ pub(super) struct Tunnelled {
 }
 
 impl Tunnelled {
-    async fn carry(self: Box<Self>) {
+    /// Makes the connection known. What only that needs is gone before the connection waits for bytes.
+    fn begin(self: Box<Self>) -> Carried {
         let Self { accepted, mut record, stream, snapshot } = *self;
-        let limits = accepted.context.shared.limits.clone();
         let own = snapshot.svid.id().clone();
-        drop(snapshot);
         let peer = stream.peer().id.clone();
         record.set_mtls(&own, &peer, stream.peer());
         record.set_response_code(StatusCode::OK.as_u16());
         record.established();
         let (guard, cancel) = register(&accepted, Transport::Mtls, Some(own), Some(peer));
-        let bytes = record.bytes().clone();
-        let outcome = copy(accepted.tcp, stream, &limits, &cancel, &bytes).await;
-        record.finish(&outcome);
-        drop((guard, accepted.slot));
+        let Accepted { context, tcp, mut slot, .. } = accepted;
+        // The other leg is the tunnel's, which many connections share.
+        slot.keep(1);
+        Carried { context, app: Rc::new(tcp), stream, record, guard, cancel, slot }
+    }
+}
+
+/// A tunnelled connection that is known, and carries bytes. There may be very many of them that do nothing.
+pub(super) struct Carried {
+    context: Rc<PodContext>,
+    app: Rc<TcpStream>,
+    stream: HboneStream,
+    record: ConnectionRecord,
+    guard: LiveGuard<LiveConnection>,
+    cancel: Cancel,
+    slot: Slot,
+}
+
+impl Carried {
+    /// Carries the bytes until both directions have ended.
+    #[expect(clippy::manual_async_fn, reason = "an async fn would have room for `self` twice")]
+    fn carry(self) -> impl Future<Output = ()> {
+        async move {
+            let outcome =
+                copy(&self.app, &self.stream, &self.context.shared.limits, &self.cancel, self.record.bytes()).await;
+            drop((self.stream, self.app));
+            self.record.finish(&outcome);
+            drop((self.guard, self.slot));
+        }
     }
 }
 

@@ -191,6 +191,16 @@ pub struct TraceParent {
     flags: u8,
 }
 
+/// A W3C trace id; shown as 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId([u8; 16]);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// The text is not a version-00 `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a W3C traceparent")]
@@ -213,9 +223,9 @@ impl TraceParent {
         Self { trace_id, span_id, flags: 0 }
     }
 
-    /// The trace id as 32 hex digits.
-    pub fn trace_id(&self) -> String {
-        self.trace_id.iter().map(|b| format!("{b:02x}")).collect()
+    /// The trace id.
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(self.trace_id)
     }
 
     /// Reads the header; `None` when absent or malformed.

@@ -8,5 +8,5 @@ pub mod target;
 
 pub use authority::{Authority, AuthorityError};
 pub use connect::{ConnectError, ConnectRequest};
-pub use headers::{Baggage, Forwarded, TraceParent};
+pub use headers::{Baggage, Forwarded, TraceId, TraceParent};
 pub use target::{TargetError, inbound_target};

@@ -37,10 +37,10 @@ async fn line_with(limits: Limits, cancel: Cancel) -> Line {
     let server_limits = limits.clone();
     let handle = move |stream: crate::hbone::InboundStream| {
         let stream = stream.accept(&Baggage::default()).unwrap();
-        let (app, limits) = (at_server.borrow_mut().take().unwrap(), server_limits.clone());
+        let (app, limits) = (Rc::new(at_server.borrow_mut().take().unwrap()), server_limits.clone());
         let task = spawn_local(async move {
             let bytes = Arc::default();
-            copy(app, stream, &limits, &Cancel::never(), &bytes).await
+            copy(&app, &stream, &limits, &Cancel::never(), &bytes).await
         });
         ends.send(task).unwrap();
     };
@@ -50,7 +50,7 @@ async fn line_with(limits: Limits, cancel: Cancel) -> Line {
     let client_end = spawn_local(async move {
         let _pool = pooled;
         let bytes = Arc::default();
-        copy(at_client, stream, &limits, &cancel, &bytes).await
+        copy(&Rc::new(at_client), &stream, &limits, &cancel, &bytes).await
     });
     let server_end = end.recv().await.unwrap();
     Line { client, server, client_end, server_end }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use warren_core::http2::ResponseHead;
-use warren_core::tunnel::{Baggage, ConnectRequest};
+use warren_core::tunnel::ConnectRequest;
 
 use super::early::{EarlyData, EarlyEvent};
 use super::error::TunnelError;
@@ -40,14 +40,13 @@ pub(super) async fn exchange(
         }
         Ok(answer) => answer?,
     };
-    let (status, headers) = *answer;
+    let (status, _) = *answer;
     if status != StatusCode::OK {
         return Err(TunnelError::Refused(status));
     }
     Ok(HboneStream {
         handle,
         peer: tunnel.peer.clone(),
-        peer_baggage: Box::new(Baggage::from_headers(&headers)),
         early_sent: early.len(),
         app_ended: early.ended(),
         sends_much: Cell::default(),

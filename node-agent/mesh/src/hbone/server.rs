@@ -187,7 +187,6 @@ impl InboundStream {
         Ok(HboneStream {
             handle: self.handle,
             peer: self.peer,
-            peer_baggage: Box::new(Baggage::from_headers(&self.parts.headers)),
             early_sent: 0,
             app_ended: false,
             sends_much: Cell::default(),

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, StatusCode};
 use tokio::net::TcpStream;
 use warren_core::http2::{ErrorCode, ResponseHead, StreamId};
-use warren_core::tunnel::Baggage;
 
 use super::error::TunnelError;
 use super::session::{HEAVY, Session, State};
@@ -163,7 +162,6 @@ impl State {
 pub struct HboneStream {
     pub(super) handle: StreamHandle,
     pub(super) peer: SharedPeer,
-    pub(super) peer_baggage: Box<Baggage>,
     /// Bytes of the application already sent along with CONNECT.
     pub(super) early_sent: u64,
     /// The application has ended its direction already; END_STREAM is due.
@@ -176,14 +174,8 @@ pub struct HboneStream {
 
 impl HboneStream {
     /// What the handshake proved about the peer.
-    pub fn peer(&self) -> &PeerFacts {
+    pub fn peer(&self) -> &Arc<PeerFacts> {
         &self.peer
-    }
-
-    /// How the peer describes itself: of the destination on the client side, of
-    /// the source on the server side. Telemetry only, never trusted.
-    pub fn peer_baggage(&self) -> &Baggage {
-        &self.peer_baggage
     }
 
     /// Bytes of the application that went out with CONNECT.

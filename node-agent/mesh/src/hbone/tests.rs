@@ -36,7 +36,7 @@ async fn raw_server(
 
 /// Answers 200 and keeps the stream open.
 fn hold(stream: InboundStream) {
-    let stream = stream.accept(&Baggage { namespace: Some("here".into()), ..Baggage::default() });
+    let stream = stream.accept(&Baggage::default());
     spawn_local(async move {
         let _stream = stream.unwrap();
         std::future::pending::<()>().await;
@@ -69,7 +69,6 @@ fn the_request_and_the_response_carry_what_they_should() {
         let (_app, at_client) = tcp_pair().await;
         let stream = client.open(&at_client).await.unwrap();
         assert_eq!(stream.peer().id, id("server"));
-        assert_eq!(stream.peer_baggage().namespace.as_deref(), Some("here"));
         let (head, peer) = seen.borrow_mut().take().unwrap();
         assert_eq!(head, connect_request("10.0.0.1:80"));
         assert_eq!(peer, id("client"));

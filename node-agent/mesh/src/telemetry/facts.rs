@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -123,11 +124,24 @@ pub struct ServiceFacts {
     pub hostname: String,
 }
 
+/// Names a connection; shown as `NODE-NUMBER`.
+#[derive(Debug, Clone)]
+pub struct ConnectionName {
+    pub(super) node: Arc<str>,
+    pub(super) number: u64,
+}
+
+impl fmt::Display for ConnectionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.node, self.number)
+    }
+}
+
 /// What is known when a connection is accepted.
 #[derive(Debug, Clone)]
 pub struct ConnectionFacts {
     /// From [`Telemetry::connection_id`](super::Telemetry::connection_id).
-    pub connection_id: String,
+    pub connection_id: ConnectionName,
     /// Which end this agent is.
     pub direction: Direction,
     /// The source, if known.

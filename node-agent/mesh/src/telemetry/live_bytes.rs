@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::metrics::counter::Counter;
 use warren_core::audit::Direction;
 
+use super::metrics::TcpCounters;
 use crate::copy::ByteCounts;
 
 /// Joins what the copy loop counts with the counters of the connection's label
@@ -13,24 +13,23 @@ use crate::copy::ByteCounts;
 pub(super) struct LiveBytes {
     direction: Direction,
     bytes: Arc<ByteCounts>,
-    sent: Counter,
-    received: Counter,
+    tcp: Arc<TcpCounters>,
     settled_request: AtomicU64,
     settled_response: AtomicU64,
 }
 
 impl LiveBytes {
-    pub(super) fn new(direction: Direction, bytes: Arc<ByteCounts>, sent: Counter, received: Counter) -> Self {
+    pub(super) fn new(direction: Direction, bytes: Arc<ByteCounts>, tcp: Arc<TcpCounters>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { direction, bytes, sent, received, settled_request: zero(), settled_response: zero() }
+        Self { direction, bytes, tcp, settled_request: zero(), settled_response: zero() }
     }
 
     /// Adds what came since the last call.
     pub(super) fn settle(&self) {
         let (request, response) = request_response(self.direction, &self.bytes);
         let new = |settled: &AtomicU64, now: u64| now - settled.fetch_max(now, Ordering::Relaxed).min(now);
-        self.received.inc_by(new(&self.settled_request, request));
-        self.sent.inc_by(new(&self.settled_response, response));
+        self.tcp.received.inc_by(new(&self.settled_request, request));
+        self.tcp.sent.inc_by(new(&self.settled_response, response));
     }
 }
 

@@ -15,6 +15,7 @@ use prometheus_client::registry::{Metric, Registry};
 use warren_core::identity::PodUid;
 
 use super::certificates::{CertificateKind, Certificates};
+use super::counted::Counted;
 use super::labels::{Bounded, DeniedLabels, PlaintextLabels, ReasonLabel, TcpLabels};
 use super::live_bytes::LiveBytes;
 use super::process::ProcessMemory;
@@ -69,6 +70,7 @@ pub struct Metrics {
     security: Security,
     certificates: Certificates,
     tcp_series: Bounded<TcpLabels>,
+    counted: Counted,
     plaintext_series: Bounded<PlaintextLabels>,
     denied_series: Bounded<DeniedLabels>,
     /// Connections whose bytes are added to the counters whenever metrics are
@@ -77,7 +79,8 @@ pub struct Metrics {
     next_live: AtomicU64,
 }
 
-/// The counters of one label set, looked up once per connection.
+/// The counters of one label set.
+#[derive(Default)]
 pub(super) struct TcpCounters {
     pub(super) opened: Counter,
     pub(super) closed: Counter,
@@ -103,6 +106,7 @@ impl Metrics {
             security: Security::default(),
             certificates: Certificates::new(clock),
             tcp_series: Bounded::new(SERIES),
+            counted: Counted::default(),
             plaintext_series: Bounded::new(SERIES),
             denied_series: Bounded::new(SERIES),
             live: Mutex::default(),
@@ -202,6 +206,11 @@ impl Metrics {
             self.tcp.overflow.inc();
         }
         labels
+    }
+
+    /// The counters that were looked up before.
+    pub(super) fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     pub(super) fn tcp(&self, labels: TcpLabels) -> TcpCounters {

@@ -5,6 +5,7 @@
 
 mod audit;
 mod certificates;
+mod counted;
 mod facts;
 mod handshake;
 mod labels;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 pub use audit::{AuditSink, AuditTarget};
 pub use certificates::CertificateKind;
-pub use facts::{ConnectionFacts, ResponseFlag, ServiceFacts, WorkloadFacts};
+pub use facts::{ConnectionFacts, ConnectionName, ResponseFlag, ServiceFacts, WorkloadFacts};
 pub use handshake::{HandshakeFacts, Parties};
 pub use metrics::{FloatGauge, Metrics};
 pub use record::ConnectionRecord;
@@ -63,6 +64,7 @@ pub struct Telemetry {
     audit: AuditSink,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    node: Arc<str>,
     next_connection: std::sync::atomic::AtomicU64,
 }
 
@@ -77,7 +79,8 @@ impl Telemetry {
         let metrics = Arc::new(Metrics::new(Arc::clone(&clock)));
         let audit = AuditSink::open(&config.audit, config.queue, Arc::clone(&metrics))?;
         let next_connection = std::sync::atomic::AtomicU64::new(1);
-        Ok(Arc::new(Self { config, audit, metrics, clock, next_connection }))
+        let node = config.node.as_str().into();
+        Ok(Arc::new(Self { config, audit, metrics, clock, node, next_connection }))
     }
 
     /// Node, cluster and region that every event carries.
@@ -102,9 +105,9 @@ impl Telemetry {
 
     /// A new connection id, unique on this node since its start: it joins the
     /// access log, the audit event and the handshake record.
-    pub fn connection_id(&self) -> String {
-        let next = self.next_connection.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        format!("{}-{next}", self.config.node)
+    pub fn connection_id(&self) -> ConnectionName {
+        let number = self.next_connection.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        ConnectionName { node: Arc::clone(&self.node), number }
     }
 
     pub(crate) fn shared_metrics(&self) -> &Arc<Metrics> {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use warren_core::audit::{AuditEvent, ConnectionEvent, Decision, Direction};
 use warren_core::identity::SpiffeId;
+use warren_core::tunnel::TraceId;
 
 use super::Telemetry;
-use super::facts::{ConnectionFacts, ResponseFlag, ServiceFacts, WorkloadFacts};
+use super::facts::{ConnectionFacts, ConnectionName, ResponseFlag, ServiceFacts, WorkloadFacts};
 use super::labels::{DeniedLabels, TcpLabels};
 use super::live_bytes::{LiveBytes, request_response};
 use super::metrics::TcpCounters;
@@ -44,13 +45,12 @@ pub struct Record {
     telemetry: Arc<Telemetry>,
     facts: ConnectionFacts,
     started: Instant,
-    mtls: Option<Mtls>,
-    attested: Option<(SpiffeId, SpiffeId)>,
+    proven: Option<Proven>,
     policy: Option<String>,
     route: &'static str,
     hbone_addr: Option<String>,
     application: Option<SocketAddr>,
-    trace_id: Option<String>,
+    trace_id: Option<TraceId>,
     response_code: Option<u16>,
     latency: Option<Duration>,
     bytes: Arc<ByteCounts>,
@@ -58,16 +58,32 @@ pub struct Record {
     ended: bool,
 }
 
-struct Mtls {
+/// The identities of both ends, and what proved them.
+struct Proven {
     source: SpiffeId,
     destination: SpiffeId,
-    issuer: String,
-    trust_domain: String,
+    by: Proof,
+}
+
+enum Proof {
+    /// TLS; with what is known of the other end's certificate.
+    Tls(Arc<PeerFacts>),
+    /// The kernel's word.
+    Kernel,
+}
+
+impl Proven {
+    fn tls(&self) -> Option<&PeerFacts> {
+        match &self.by {
+            Proof::Tls(peer) => Some(peer),
+            Proof::Kernel => None,
+        }
+    }
 }
 
 /// Counters of an established connection, resolved once.
 struct OpenCounters {
-    tcp: TcpCounters,
+    tcp: Arc<TcpCounters>,
     bytes: Arc<LiveBytes>,
     follow: u64,
 }
@@ -84,7 +100,7 @@ impl ConnectionRecord {
     pub fn open(telemetry: &Arc<Telemetry>, facts: ConnectionFacts) -> Self {
         tracing::debug!(
             target: "access",
-            connection_id = facts.connection_id,
+            connection_id = %facts.connection_id,
             src.addr = %facts.src_addr,
             dst.addr = %facts.dst_addr,
             direction = direction(facts.direction),
@@ -94,8 +110,7 @@ impl ConnectionRecord {
             telemetry: Arc::clone(telemetry),
             facts,
             started: Instant::now(),
-            mtls: None,
-            attested: None,
+            proven: None,
             policy: None,
             route: "none",
             hbone_addr: None,
@@ -146,7 +161,7 @@ impl ConnectionRecord {
 
 impl Record {
     /// The connection's id.
-    pub fn connection_id(&self) -> &str {
+    pub fn connection_id(&self) -> &ConnectionName {
         &self.facts.connection_id
     }
 
@@ -192,19 +207,18 @@ impl Record {
     }
 
     /// Both ends proved their identity by TLS; `peer` is the other one.
-    pub fn set_mtls(&mut self, source: &SpiffeId, destination: &SpiffeId, peer: &PeerFacts) {
-        self.mtls = Some(Mtls {
-            source: source.clone(),
-            destination: destination.clone(),
-            issuer: peer.issuer.clone(),
-            trust_domain: peer.id.trust_domain().to_string(),
-        });
+    pub fn set_mtls(&mut self, source: &SpiffeId, destination: &SpiffeId, peer: &Arc<PeerFacts>) {
+        self.proved(source, destination, Proof::Tls(Arc::clone(peer)));
     }
 
     /// The kernel vouches for both ends without TLS: pods of this node, known
     /// by their network namespaces.
     pub fn set_attested(&mut self, source: &SpiffeId, destination: &SpiffeId) {
-        self.attested = Some((source.clone(), destination.clone()));
+        self.proved(source, destination, Proof::Kernel);
+    }
+
+    fn proved(&mut self, source: &SpiffeId, destination: &SpiffeId, by: Proof) {
+        self.proven = Some(Proven { source: source.clone(), destination: destination.clone(), by });
     }
 
     /// The policy that permitted it.
@@ -212,9 +226,9 @@ impl Record {
         self.policy = Some(policy.to_string());
     }
 
-    /// W3C trace id, 32 hex digits.
-    pub fn set_trace_id(&mut self, trace_id: impl Into<String>) {
-        self.trace_id = Some(trace_id.into());
+    /// W3C trace id.
+    pub fn set_trace_id(&mut self, trace_id: TraceId) {
+        self.trace_id = Some(trace_id);
     }
 
     /// Status of the CONNECT response, sent or received.
@@ -229,15 +243,12 @@ impl Record {
         }
         self.latency = Some(self.started.elapsed());
         let metrics = self.telemetry.shared_metrics();
-        let tcp = metrics.tcp(self.labels(ResponseFlag::None));
+        let proven = self.proven();
+        let find = || metrics.tcp(TcpLabels::of(&self.facts, proven, ResponseFlag::None));
+        let tcp = metrics.counted().of(&self.facts, proven, find);
         tcp.opened.inc();
         tcp.open.inc();
-        let bytes = Arc::new(LiveBytes::new(
-            self.facts.direction,
-            Arc::clone(&self.bytes),
-            tcp.sent.clone(),
-            tcp.received.clone(),
-        ));
+        let bytes = Arc::new(LiveBytes::new(self.facts.direction, Arc::clone(&self.bytes), Arc::clone(&tcp)));
         let follow = metrics.follow_live(&bytes);
         self.open = Some(OpenCounters { tcp, bytes, follow });
     }
@@ -276,21 +287,12 @@ impl Record {
                 return;
             }
         }
-        metrics.tcp_failed(self.labels(end.flag));
+        metrics.tcp_failed(TcpLabels::of(&self.facts, self.proven(), end.flag));
     }
 
-    fn labels(&self, flag: ResponseFlag) -> TcpLabels {
-        let proven = self.proven().map(|(source, destination)| (source, destination, self.mtls.is_some()));
-        TcpLabels::of(&self.facts, proven, flag)
-    }
-
-    /// The identities of both ends, by TLS or by the kernel's word.
-    fn proven(&self) -> Option<(&SpiffeId, &SpiffeId)> {
-        match (&self.mtls, &self.attested) {
-            (Some(mtls), _) => Some((&mtls.source, &mtls.destination)),
-            (None, Some((source, destination))) => Some((source, destination)),
-            (None, None) => None,
-        }
+    /// The identities of both ends, if TLS or the kernel proved them, and whether it was TLS.
+    fn proven(&self) -> Option<(&SpiffeId, &SpiffeId, bool)> {
+        self.proven.as_ref().map(|proven| (&proven.source, &proven.destination, proven.tls().is_some()))
     }
 
     fn log(&self, end: &End) {
@@ -298,7 +300,7 @@ impl Record {
             of.map(|facts| pick(facts).clone()).unwrap_or_default()
         };
         let (src, dst) = (self.facts.source.as_deref(), self.facts.destination.as_deref());
-        let proven = self.proven();
+        let proven = self.proven.as_ref();
         let (request, response) = request_response(self.facts.direction, &self.bytes);
         let duration = format!("{}ms", self.started.elapsed().as_millis());
         macro_rules! line {
@@ -306,11 +308,11 @@ impl Record {
                 tracing::event!(
                     target: "access",
                     $level,
-                    connection_id = self.facts.connection_id,
+                    connection_id = %self.facts.connection_id,
                     src.addr = %self.facts.src_addr,
                     src.workload = text(src, |f| &f.pod),
                     src.namespace = text(src, |f| &f.namespace),
-                    src.identity = proven.map(|(source, _)| source.as_str()).unwrap_or_default(),
+                    src.identity = proven.map(|proven| proven.source.as_str()).unwrap_or_default(),
                     src.cluster = text(src, |f| &f.cluster),
                     dst.addr = %self.facts.dst_addr,
                     dst.hbone_addr = self.hbone_addr.as_deref().unwrap_or_default(),
@@ -318,7 +320,7 @@ impl Record {
                         .unwrap_or_default(),
                     dst.workload = text(dst, |f| &f.pod),
                     dst.namespace = text(dst, |f| &f.namespace),
-                    dst.identity = proven.map(|(_, destination)| destination.as_str()).unwrap_or_default(),
+                    dst.identity = proven.map(|proven| proven.destination.as_str()).unwrap_or_default(),
                     dst.cluster = text(dst, |f| &f.cluster),
                     direction = direction(self.facts.direction),
                     bytes_sent = request,
@@ -338,24 +340,24 @@ impl Record {
     fn event(&self, end: &End) -> AuditEvent {
         let config = self.telemetry.config();
         let facts = &self.facts;
-        let mtls = self.mtls.as_ref();
+        let proven = self.proven.as_ref();
+        let peer = proven.and_then(Proven::tls);
         let world_identity = |of: &Option<Arc<WorkloadFacts>>| of.as_ref()?.identity.clone();
         let (request, response) = request_response(facts.direction, &self.bytes);
         let opened = self.latency.is_some();
         AuditEvent {
             event: ConnectionEvent::Connection,
             timestamp: self.telemetry.timestamp(),
-            connection_id: facts.connection_id.clone(),
+            connection_id: facts.connection_id.to_string(),
             direction: facts.direction,
-            source_identity: match (self.proven(), facts.direction) {
-                (Some((source, _)), _) => Some(source.clone()),
+            source_identity: match (proven, facts.direction) {
+                (Some(proven), _) => Some(proven.source.clone()),
                 // The agent knows its own pods; a peer must prove who it is.
                 (None, Direction::Outbound) => world_identity(&facts.source),
                 (None, Direction::Inbound) => None,
             },
-            destination_identity: self
-                .proven()
-                .map(|(_, destination)| destination.clone())
+            destination_identity: proven
+                .map(|proven| proven.destination.clone())
                 .or_else(|| world_identity(&facts.destination)),
             source: WorkloadFacts::party(facts.source.as_deref(), facts.src_addr),
             destination: WorkloadFacts::party(facts.destination.as_deref(), self.application.unwrap_or(facts.dst_addr)),
@@ -365,14 +367,13 @@ impl Record {
                 .map(|service| format!("{}/{}", service.namespace, service.name)),
             method: None,
             path: None,
-            mtls: mtls.is_some(),
-            authenticated_by: match (mtls, &self.attested) {
-                (Some(_), _) => Some("tls".into()),
-                (None, Some(_)) => Some("kernel".into()),
-                (None, None) => None,
-            },
-            issuer: mtls.map(|mtls| mtls.issuer.clone()),
-            trust_domain: mtls.map(|mtls| mtls.trust_domain.clone()),
+            mtls: peer.is_some(),
+            authenticated_by: proven.map(|proven| match proven.by {
+                Proof::Tls(_) => "tls".into(),
+                Proof::Kernel => "kernel".into(),
+            }),
+            issuer: peer.map(|peer| peer.issuer.clone()),
+            trust_domain: peer.map(|peer| peer.id.trust_domain().to_string()),
             policy: self.policy.clone(),
             decision: end.decision,
             reason: end.reason.clone(),
@@ -386,7 +387,7 @@ impl Record {
             node: config.node.clone(),
             cluster: config.cluster.clone(),
             region: config.region.clone(),
-            trace_id: self.trace_id.clone(),
+            trace_id: self.trace_id.map(|id| id.to_string()),
         }
     }
 }

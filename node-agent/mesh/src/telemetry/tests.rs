@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use warren_core::tunnel::TraceParent;
 
 use super::*;
 use crate::copy::{CopyEnd, CopyOutcome};
@@ -66,7 +67,7 @@ fn inbound(telemetry: &Arc<Telemetry>) -> ConnectionRecord {
 
 fn with_mtls(record: &mut ConnectionRecord) {
     let peer = PeerFacts::for_test(&id("client"));
-    record.set_mtls(&id("client"), &id("server"), &peer);
+    record.set_mtls(&id("client"), &id("server"), &Arc::new(peer.clone()));
     record.set_route("tunnel");
 }
 
@@ -85,7 +86,8 @@ fn a_finished_connection_leaves_one_event_and_consistent_counters() {
     let mut record = inbound(&evidence.telemetry);
     with_mtls(&mut record);
     record.set_policy("ns/allow-client");
-    record.set_trace_id("0af7651916cd43dd8448eb211c80319c");
+    let traceparent: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".parse().unwrap();
+    record.set_trace_id(traceparent.trace_id());
     record.set_response_code(200);
     record.established();
     record.bytes().set(10, 0);
