@@ -19,6 +19,9 @@ use crate::config::EarlyData;
 use crate::inbound::DialPorts;
 use crate::sys::netns::NetNs;
 
+/// How long one waits for the identity that takes the place of one that was taken back.
+const NEXT_IDENTITY: Duration = Duration::from_secs(1);
+
 /// State shared by the control thread and the workers.
 pub(crate) struct Shared {
     /// The world in force; the control thread swaps it.
@@ -91,6 +94,19 @@ impl LocalPod {
     /// Gives the pod another identity: its object names another ServiceAccount now.
     pub(crate) fn set_identity(&self, identity: PodIdentity) {
         self.identity.store(Arc::new(identity));
+    }
+
+    /// Calls `changed` whenever the SVID, the roots or the whole identity are others, for ever.
+    pub(crate) async fn follow_identity(&self, changed: impl Fn()) {
+        loop {
+            let mut changes = self.identity().changes();
+            while changes.next().await {
+                changed();
+            }
+            // Taken back: for another one, which is in place in a moment, or because the pod leaves.
+            tokio::time::sleep(NEXT_IDENTITY).await;
+            changed();
+        }
     }
 
     /// The SVID for a handshake now. Without one the connection is held, within the limits, and then refused.

@@ -19,6 +19,7 @@ use warren_mesh::hbone::Pool;
 
 use crate::capture::{Heartbeat, WorkerListeners};
 use crate::context::{Incoming, Phase, PodContext, left};
+use crate::outbound::PodDialler;
 use crate::shared::{LocalPod, Shared};
 use crate::{inbound, outbound};
 
@@ -134,7 +135,8 @@ async fn beat(heartbeat: Heartbeat) {
 }
 
 fn serve(shared: &Arc<Shared>, pod: Arc<LocalPod>, listeners: WorkerListeners) -> Served {
-    let pool = Pool::new(shared.limits.clone(), shared.telemetry.clone());
+    let dialler = PodDialler::new(shared.clone(), pod.clone());
+    let pool = Pool::new(shared.limits.clone(), shared.telemetry.clone(), dialler);
     let context = Rc::new(PodContext {
         shared: shared.clone(),
         pod,
@@ -152,7 +154,20 @@ fn serve(shared: &Arc<Shared>, pod: Arc<LocalPod>, listeners: WorkerListeners) -
     for listener in listeners.plaintext {
         loops.spawn_local(accept_loop(listener, context.clone(), 2, inbound::plaintext::serve));
     }
+    loops.spawn_local(follow_identity(context.clone()));
     Served { context, loops }
+}
+
+/// Tells the pod's tunnels of each change of its SVID, and that nothing is dialled ahead any more once it is not served
+/// as before.
+async fn follow_identity(context: Rc<PodContext>) {
+    let mut phase = context.phase.subscribe();
+    let pod = context.pod.clone();
+    let changes = pod.follow_identity(|| context.pool.identity_changed());
+    tokio::select! {
+        () = left(&mut phase, Phase::Serving) => context.pool.stop_dialling_ahead(),
+        () = changes => {}
+    }
 }
 
 /// Ends a pod's lines: listeners at once, connections (which the control thread has cancelled) within the grace.

@@ -160,10 +160,14 @@ pub struct HandshakeRecord {
     pub event: HandshakeEvent,
     /// RFC 3339, UTC.
     pub timestamp: String,
-    /// Joins the record with the audit event.
+    /// Joins the record with the audit event; empty if no connection caused
+    /// the handshake.
     pub connection_id: String,
     /// Which end wrote it.
     pub direction: Direction,
+    /// Dialled ahead of need: no connection wanted it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ahead: bool,
     /// Source workload, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_workload: Option<String>,
@@ -249,6 +253,7 @@ mod tests {
             timestamp: "2026-07-01T10:13:01Z".into(),
             connection_id: "abc123".into(),
             direction: Direction::Outbound,
+            ahead: false,
             source_workload: Some("payment-service".into()),
             destination_workload: Some("invoice-service".into()),
             source_identity: None,

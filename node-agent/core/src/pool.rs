@@ -1,11 +1,16 @@
-//! Which pooled tunnel a connection may use. The key and the check-out rule
-//! only; connections themselves live in the mesh crate.
+//! Which pooled tunnel a connection may use, and when one is dialled ahead of
+//! need. The key and the rules only; connections themselves live in the mesh
+//! crate.
+
+mod ahead;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::identity::SpiffeId;
 use crate::route::TunnelRoute;
+
+pub use ahead::{Ahead, Demand, PAUSE_LONGEST, PAUSE_SHORTEST, ahead, expiry_lead, is_ready, pause};
 
 /// Everything that must be equal before two connections may share a tunnel
 /// (hbone.md §14).
@@ -48,6 +53,8 @@ pub struct TunnelState {
     pub unused_limit: Duration,
     /// Time left until the SVID it was made with expires.
     pub svid_remaining: Duration,
+    /// How long before that expiry its successor is wanted.
+    pub svid_lead: Duration,
 }
 
 /// What to do with a pooled tunnel when a stream is wanted.
@@ -95,6 +102,7 @@ mod tests {
         unused: Duration::ZERO,
         unused_limit: Duration::from_secs(300),
         svid_remaining: Duration::from_secs(3600),
+        svid_lead: Duration::from_secs(30),
     };
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Limits {
     pub pool_unused: Duration,
     /// Connections to one peer that are not full, per worker: beyond it even a heavy stream's connection is shared.
     pub pool_tunnels: usize,
+    /// How long after its last connection a destination's next tunnel is still dialled ahead of need; zero: never.
+    pub pool_warm: Duration,
     /// Streams this side opens on one connection at most (the peer's own
     /// MAX_CONCURRENT_STREAMS may lower it).
     pub pool_streams_per_connection: usize,
@@ -65,7 +67,8 @@ pub struct Limits {
     pub held_for_svid: usize,
     /// How long a connection is held for an SVID.
     pub svid_wait: Duration,
-    /// TLS handshakes under way at once, per pod, worker and direction.
+    /// TLS handshakes under way at once, per pod, worker and direction; a small share of the outbound ones is for
+    /// tunnels that are dialled ahead.
     pub inflight_handshakes: usize,
 }
 
@@ -81,6 +84,7 @@ impl Default for Limits {
             ping_timeout: Duration::from_secs(20),
             pool_unused: Duration::from_secs(300),
             pool_tunnels: 8,
+            pool_warm: Duration::from_secs(60),
             pool_streams_per_connection: 100,
             server_max_streams: 100,
             stream_window: MIB,

@@ -1,6 +1,7 @@
 //! Fixtures of this crate's tests: a CA in a directory of its own, identities,
 //! TCP pairs, and both ends of HBONE on loopback.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use warren_core::pool::PoolKey;
 use warren_core::tunnel::{Baggage, ConnectRequest, TraceParent};
 
 use crate::clock::ManualClock;
-use crate::hbone::{HboneServer, HboneStream, InboundStream, Open, Pool, TunnelError};
+use crate::hbone::{Connecting, Dialler, HboneServer, HboneStream, InboundStream, Occasion, Open, Pool, TunnelError};
 use crate::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
 use crate::identity::{IdentitySnapshot, SvidSource};
 use crate::limits::Limits;
@@ -138,9 +139,45 @@ pub(crate) fn connect_request(authority: &str) -> ConnectRequest {
     }
 }
 
+/// What a client's pool reaches its server by; shared with the test, which may change it.
+pub(crate) struct TestDials {
+    /// TCP connections begun.
+    pub(crate) count: Cell<usize>,
+    /// Those that begin now do not come about before `go`.
+    pub(crate) stuck: Cell<bool>,
+    pub(crate) go: tokio::sync::Notify,
+    /// They are refused.
+    pub(crate) refuse: Cell<bool>,
+    /// They lead here instead.
+    pub(crate) instead: Cell<Option<SocketAddr>>,
+    /// What dials ahead go by.
+    pub(crate) snapshot: RefCell<Option<Arc<IdentitySnapshot>>>,
+}
+
+impl Dialler for Rc<TestDials> {
+    fn connect<'a>(&'a self, key: &'a PoolKey) -> Connecting<'a> {
+        self.count.set(self.count.get() + 1);
+        Box::pin(async move {
+            if self.stuck.get() {
+                self.go.notified().await;
+            }
+            if self.refuse.get() {
+                return Err(std::io::ErrorKind::ConnectionRefused.into());
+            }
+            TcpStream::connect(self.instead.get().unwrap_or(key.destination)).await
+        })
+    }
+
+    fn occasion(&self, key: &PoolKey) -> Option<Occasion> {
+        let snapshot = self.snapshot.borrow().clone().filter(|snapshot| *snapshot.svid.id() == key.source)?;
+        Some(Occasion { snapshot, parties: Parties::default() })
+    }
+}
+
 /// A client worker with its pool, and the address of a server.
 pub(crate) struct Client {
     pub(crate) pool: Pool,
+    pub(crate) dials: Rc<TestDials>,
     pub(crate) snapshot: Arc<IdentitySnapshot>,
     pub(crate) expected: Vec<SpiffeId>,
     pub(crate) server: SocketAddr,
@@ -148,12 +185,28 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(ca: &TestCa, limits: &Limits, server: SocketAddr) -> Self {
+        let snapshot = ca.snapshot(&id("client"));
+        let dials = Rc::new(TestDials {
+            count: Cell::new(0),
+            stuck: Cell::new(false),
+            go: tokio::sync::Notify::new(),
+            refuse: Cell::new(false),
+            instead: Cell::new(None),
+            snapshot: RefCell::new(Some(snapshot.clone())),
+        });
         Self {
-            pool: Pool::new(Arc::new(limits.clone()), ca.telemetry.clone()),
-            snapshot: ca.snapshot(&id("client")),
+            pool: Pool::new(Arc::new(limits.clone()), ca.telemetry.clone(), dials.clone()),
+            dials,
+            snapshot,
             expected: vec![id("server")],
             server,
         }
+    }
+
+    /// Another SVID, as after a renewal.
+    pub(crate) fn renew(&mut self, snapshot: Arc<IdentitySnapshot>) {
+        *self.dials.snapshot.borrow_mut() = Some(snapshot.clone());
+        self.snapshot = snapshot;
     }
 
     pub(crate) fn key(&self) -> PoolKey {
@@ -174,7 +227,7 @@ impl Client {
             parties: Parties::default(),
             early_data: true,
         };
-        self.pool.open(open, async || TcpStream::connect(self.server).await, app).await
+        self.pool.open(open, app).await
     }
 }
 

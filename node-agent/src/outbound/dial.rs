@@ -3,10 +3,15 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use warren_core::pool::PoolKey;
+use warren_core::world::MeshMode;
+use warren_mesh::hbone::{Connecting, Dialler, Occasion};
+use warren_mesh::telemetry::Parties;
 
 use crate::shared::{LocalPod, Shared};
 use crate::sys::socket::{connect_within, pod_socket, set_congestion_control};
@@ -34,7 +39,7 @@ async fn connect_from(
 }
 
 /// Connects to a peer's tunnel port. A refusal means that nobody listens: an agent that restarts, most likely.
-pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let until = Instant::now() + shared.limits.peer_retry;
     loop {
         match connect_from(shared, pod, source, to, shared.tunnel_congestion.as_deref()).await {
@@ -43,5 +48,42 @@ pub(super) async fn to_peer(shared: &Shared, pod: &LocalPod, source: IpAddr, to:
             }
             outcome => return outcome,
         }
+    }
+}
+
+/// Dials tunnels for one pod.
+pub(crate) struct PodDialler {
+    shared: Arc<Shared>,
+    pod: Arc<LocalPod>,
+}
+
+impl PodDialler {
+    /// For this pod.
+    pub(crate) fn new(shared: Arc<Shared>, pod: Arc<LocalPod>) -> Self {
+        Self { shared, pod }
+    }
+}
+
+impl Dialler for PodDialler {
+    fn connect<'a>(&'a self, key: &'a PoolKey) -> Connecting<'a> {
+        Box::pin(to_peer(&self.shared, &self.pod, key.source_ip, key.destination))
+    }
+
+    /// The world of now decides: a pod that left, or whose address is another pod's, is not dialled.
+    fn occasion(&self, key: &PoolKey) -> Option<Occasion> {
+        let world = self.shared.world.load();
+        let source = world.pod(&self.pod.uid)?;
+        let peer = world.pod_by_ip(key.destination.ip())?;
+        let in_mesh = peer.mode == MeshMode::Ambient && !peer.host_network;
+        if !in_mesh || !key.expected.contains(&peer.identity) {
+            return None;
+        }
+        let snapshot = self.pod.identity().current().ok()?;
+        let parties = Parties {
+            connection_id: String::new(),
+            source_workload: Some(source.workload.name.clone()),
+            destination_workload: Some(peer.workload.name.clone()),
+        };
+        (*snapshot.svid.id() == key.source).then_some(Occasion { snapshot, parties })
     }
 }

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use warren_core::addr::{OriginalDst, PeerAddr};
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
+pub(crate) use self::dial::PodDialler;
+
 use crate::budget::Slot;
 use crate::context::{Incoming, PodContext};
 use crate::ended::Ended;

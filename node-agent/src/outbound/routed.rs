@@ -177,9 +177,7 @@ impl Tunnelling {
             },
             early_data: shared.early_data.allowed_to(route.hbone.ip()),
         };
-        let (local, source) = (context.pod.clone(), accepted.peer.0.ip());
-        let dial = async || dial::to_peer(shared, &local, source, route.hbone).await;
-        match context.pool.open(open, dial, &accepted.tcp).await {
+        match context.pool.open(open, &accepted.tcp).await {
             Ok(stream) => Ok(Tunnelled { accepted, record, stream, snapshot }),
             Err(error) => Err(refused(accepted, record, &error)),
         }

@@ -253,6 +253,7 @@ fn happened(session: &Rc<Session>, state: &mut State, event: Event<'_>) -> Resul
         }
         Event::GoingAway { last, code } => {
             state.peer_leaving = true;
+            session.worse.notify_one();
             if state.connection.role() == Role::Client {
                 let lost: Vec<_> = state.slots.keys().copied().filter(|stream| *stream > last).collect();
                 for stream in lost {

@@ -24,7 +24,7 @@ mod tunnel;
 mod tests;
 
 pub use error::TunnelError;
-pub use pool::{Open, Pool};
+pub use pool::{Connecting, Dialler, Occasion, Open, Pool};
 pub use server::{DrainHandle, HboneServer, InboundStream, accept};
 pub use stream::HboneStream;
 pub(crate) use stream::{DeliveryEnd, StreamEnd};

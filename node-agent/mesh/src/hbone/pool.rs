@@ -1,16 +1,14 @@
 //! A worker's pool of client connections (hbone.md §14).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
-use warren_core::pool::{Checkout, PoolKey, checkout};
+use tokio::task::JoinSet;
+use warren_core::pool::{Checkout, PoolKey, checkout, is_ready};
 use warren_core::tunnel::ConnectRequest;
 
 use super::early::EarlyData;
@@ -20,11 +18,18 @@ use super::stream::HboneStream;
 use super::tunnel::{StreamGuard, Tunnel};
 use crate::identity::IdentitySnapshot;
 use crate::limits::Limits;
-use crate::telemetry::{HandshakeFacts, Parties, Telemetry};
-use crate::tls::{self, HandshakeFailure, PeerFacts};
+use crate::telemetry::{Parties, Telemetry, TunnelAhead};
 
+mod dial;
 mod flight;
+mod life;
+mod usage;
+mod warm;
 
+pub use dial::{Connecting, Dialler, Occasion};
+pub(super) use usage::Usage;
+
+use dial::{Dials, Purpose};
 use flight::{Flight, Landing};
 
 /// What a connection wants from the pool.
@@ -42,55 +47,68 @@ pub struct Open<'a> {
     pub early_data: bool,
 }
 
-/// Client connections of one worker. Cheap to clone; not `Send`. Dropping the
-/// last clone lets the connections end once their streams are over.
+/// Client connections of one pod on one worker. Cheap to clone; not `Send`. Dropping the last clone lets the
+/// connections end once their streams are over.
 #[derive(Clone)]
 pub struct Pool(Rc<Inner>);
 
 struct Inner {
-    limits: Arc<Limits>,
-    telemetry: Arc<Telemetry>,
-    tunnels: RefCell<HashMap<PoolKey, Vec<Rc<Tunnel>>>>,
+    dials: Rc<Dials>,
+    keys: RefCell<HashMap<PoolKey, Entry>>,
     flights: RefCell<HashMap<PoolKey, Rc<Flight>>>,
-    handshakes: Semaphore,
+    /// Tasks that dial ahead: one per key at most.
+    tasks: RefCell<JoinSet<()>>,
+    /// Nothing is dialled ahead any more.
+    stopped: Cell<bool>,
+}
+
+/// What there is of one key. Without a tunnel it stays only as long as a task dials ahead for it.
+#[derive(Default)]
+struct Entry {
+    tunnels: Vec<Rc<Tunnel>>,
+    usage: Rc<Usage>,
+    /// A task sees to its next tunnel.
+    warming: bool,
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(limits: Arc<Limits>, telemetry: Arc<Telemetry>) -> Self {
-        let handshakes = Semaphore::new(limits.inflight_handshakes);
-        Self(Rc::new(Inner { limits, telemetry, tunnels: RefCell::default(), flights: RefCell::default(), handshakes }))
+    /// An empty pool whose tunnels `dialler` reaches.
+    pub fn new(limits: Arc<Limits>, telemetry: Arc<Telemetry>, dialler: impl Dialler + 'static) -> Self {
+        Self(Rc::new(Inner {
+            dials: Rc::new(Dials::new(limits, telemetry, Box::new(dialler))),
+            keys: RefCell::default(),
+            flights: RefCell::default(),
+            tasks: RefCell::default(),
+            stopped: Cell::new(false),
+        }))
     }
 
     /// Opens a tunnelled connection: finds or dials a tunnel, sends CONNECT with
     /// the application's first bytes, and waits for the 200. Tried once more if
     /// the peer certainly has not seen the first try.
-    ///
-    /// `dial` makes the TCP connection to `key.destination`; it is called for a
-    /// new tunnel only, under `limits.tcp_connect_timeout`.
-    pub async fn open(
-        &self,
-        open: Open<'_>,
-        dial: impl AsyncFn() -> io::Result<TcpStream>,
-        app: &TcpStream,
-    ) -> Result<HboneStream, TunnelError> {
-        let limits = &self.0.limits;
+    pub async fn open(&self, open: Open<'_>, app: &TcpStream) -> Result<HboneStream, TunnelError> {
+        let limits = &self.0.dials.limits;
         let mut early = EarlyData::new(limits, open.early_data);
         let mut retried = false;
         loop {
-            let (tunnel, guard) = self.tunnel(&open, &dial).await?;
-            let stream = exchange(&tunnel, guard, open.request, limits, app, &mut early).await;
-            match stream {
+            let (tunnel, guard) = self.tunnel(&open).await?;
+            match exchange(&tunnel, guard, open.request, limits, app, &mut early).await {
                 Err(error) if error.may_retry() && !retried => {
                     retried = true;
                     self.0.retire(&open.key, &Rc::downgrade(&tunnel));
                 }
                 Err(TunnelError::Handshake(failure)) => {
                     // The peer judged our certificate after our side was done.
-                    self.handshake(&open, Err(&failure), Duration::ZERO);
+                    let purpose = Purpose { parties: &open.parties, ahead: false };
+                    self.0.dials.record(&open.key, purpose, Err(&failure), Duration::ZERO);
                     return Err(TunnelError::Handshake(failure));
                 }
-                outcome => return outcome,
+                outcome => {
+                    if matches!(outcome, Ok(_) | Err(TunnelError::Refused(_))) {
+                        self.0.served(&open.key, &tunnel);
+                    }
+                    return outcome;
+                }
             }
         }
     }
@@ -98,20 +116,36 @@ impl Pool {
     /// Stops using every connection of the keys that `gone` matches, e.g. those
     /// of a pod that left; streams on them go on.
     pub fn retire_where(&self, gone: impl Fn(&PoolKey) -> bool) {
-        self.0.tunnels.borrow_mut().retain(|key, _| !gone(key));
+        self.0.keys.borrow_mut().retain(|key, _| !gone(key));
+    }
+
+    /// The pod's SVID or the roots it trusts are others now: what no longer counts gets no new streams, and successors
+    /// are dialled.
+    pub fn identity_changed(&self) {
+        let keys: Vec<PoolKey> = self.0.keys.borrow().keys().cloned().collect();
+        for key in keys {
+            if let Some(occasion) = self.0.dials.dialler.occasion(&key)
+                && let Some(entry) = self.0.keys.borrow_mut().get_mut(&key)
+            {
+                entry.tunnels.retain(|tunnel| tunnel.trusted_under(&occasion.snapshot.bundle));
+            }
+            self.0.want(&key);
+        }
+    }
+
+    /// Dials nothing ahead any more; connections still dial what they need.
+    pub fn stop_dialling_ahead(&self) {
+        self.0.stopped.set(true);
+        self.0.tasks.borrow_mut().abort_all();
     }
 
     /// Number of pooled connections.
     pub fn connections(&self) -> usize {
-        self.0.tunnels.borrow().values().map(Vec::len).sum()
+        self.0.keys.borrow().values().map(|entry| entry.tunnels.len()).sum()
     }
 
     /// A tunnel with room for a stream, which is already counted.
-    async fn tunnel(
-        &self,
-        open: &Open<'_>,
-        dial: &impl AsyncFn() -> io::Result<TcpStream>,
-    ) -> Result<(Rc<Tunnel>, StreamGuard), TunnelError> {
+    async fn tunnel(&self, open: &Open<'_>) -> Result<(Rc<Tunnel>, StreamGuard), TunnelError> {
         loop {
             if let Some(found) = self.0.check_out(open) {
                 return Ok(found);
@@ -122,55 +156,28 @@ impl Pool {
                 None => {
                     let landing = self.0.take_off(&open.key);
                     // Boxed: few connections dial, and all would carry a handshake's state for as long as they live.
-                    let dialled = Box::pin(self.dial(open, dial)).await;
+                    let dialled = Box::pin(self.dial(open)).await;
                     landing.land(dialled.as_ref().err().cloned());
                     // A stream is taken before anybody else runs, so a dialler
                     // never starves behind those who waited.
-                    return dialled.map(|tunnel| {
-                        let guard = tunnel.stream_guard();
-                        (tunnel, guard)
-                    });
+                    return dialled.map(|tunnel| self.0.taken(tunnel));
                 }
             }
         }
     }
 
-    async fn dial(
-        &self,
-        open: &Open<'_>,
-        dial: &impl AsyncFn() -> io::Result<TcpStream>,
-    ) -> Result<Rc<Tunnel>, TunnelError> {
-        let limits = &self.0.limits;
-        let _slot = self.0.handshakes.acquire().await;
-        let tcp = match timeout(limits.tcp_connect_timeout, dial()).await {
-            Err(_) => return Err(TunnelError::DialTimeout),
-            Ok(tcp) => tcp.map_err(|error| TunnelError::dial(&error))?,
-        };
-        let started = Instant::now();
-        let handshake = tls::connect(tcp, &open.snapshot, &open.key.expected, limits.handshake_timeout).await;
-        let outcome = handshake.as_ref().map(|(_, peer)| peer);
-        self.handshake(open, outcome, started.elapsed());
-        let (stream, peer) = handshake?;
-        let pool = Rc::downgrade(&self.0);
-        let key = open.key.clone();
-        let retire = move |tunnel: &Weak<Tunnel>| {
-            if let Some(pool) = pool.upgrade() {
-                pool.retire(&key, tunnel);
-            }
-        };
-        let peer = Arc::new(peer);
-        let tunnel = Tunnel::start(stream, peer, &open.snapshot, limits, retire);
-        let mut tunnels = self.0.tunnels.borrow_mut();
-        tunnels.entry(open.key.clone()).or_default().push(Rc::clone(&tunnel));
-        Ok(tunnel)
-    }
-}
-
-impl Pool {
-    fn handshake(&self, open: &Open<'_>, outcome: Result<&PeerFacts, &HandshakeFailure>, duration: Duration) {
-        let Open { key, parties, .. } = open;
-        let facts = HandshakeFacts::outbound(parties, &key.source, &key.expected, outcome, duration);
-        self.0.telemetry.handshake(&facts);
+    async fn dial(&self, open: &Open<'_>) -> Result<Rc<Tunnel>, TunnelError> {
+        let Open { key, snapshot, parties, .. } = open;
+        let dialled = self.0.dials.dial_for_connection(key, snapshot, parties).await;
+        if dialled.is_err()
+            && let Some(usage) = self.0.usage(key)
+        {
+            usage.failed();
+        }
+        let (secured, peer) = dialled?;
+        let mut keys = self.0.keys.borrow_mut();
+        let entry = keys.entry(key.clone()).or_default();
+        Ok(self.0.admit(entry, key, (secured, peer), snapshot, None))
     }
 }
 
@@ -178,20 +185,21 @@ impl Inner {
     /// Takes a stream on a pooled tunnel; drops from the pool what the rule
     /// retires, and passes over what it says is better left alone.
     fn check_out(&self, open: &Open<'_>) -> Option<(Rc<Tunnel>, StreamGuard)> {
-        let mut tunnels = self.tunnels.borrow_mut();
-        let list = tunnels.get_mut(&open.key)?;
+        let mut keys = self.keys.borrow_mut();
+        let list = &mut keys.get_mut(&open.key)?.tunnels;
+        let limits = &self.dials.limits;
         let mut at = 0;
         while let Some(tunnel) = list.get(at).cloned() {
             let verdict = if tunnel.trusted_under(&open.snapshot.bundle) {
-                checkout(&tunnel.observe(&self.limits))
+                checkout(&tunnel.observe(limits))
             } else {
                 Checkout::Retire
             };
             match verdict {
-                Checkout::Use => return Some(taken(tunnel)),
+                Checkout::Use => return Some(self.taken(tunnel)),
                 Checkout::UseLast => {
                     list.remove(at);
-                    return Some(taken(tunnel));
+                    return Some(self.taken(tunnel));
                 }
                 Checkout::Avoid => at += 1,
                 Checkout::Retire => {
@@ -199,41 +207,44 @@ impl Inner {
                 }
             }
         }
-        if list.len() >= self.limits.pool_tunnels {
+        if list.len() >= limits.pool_tunnels {
             // Enough connections to one peer: the one with the fewest streams is shared after all.
-            return list.iter().min_by_key(|tunnel| tunnel.observe(&self.limits).streams).cloned().map(taken);
-        }
-        if list.is_empty() {
-            tunnels.remove(&open.key);
+            let fewest = list.iter().min_by_key(|tunnel| tunnel.observe(limits).streams).cloned();
+            return fewest.map(|tunnel| self.taken(tunnel));
         }
         None
     }
 
-    fn retire(&self, key: &PoolKey, tunnel: &Weak<Tunnel>) {
-        let mut tunnels = self.tunnels.borrow_mut();
-        if let Some(list) = tunnels.get_mut(key) {
-            list.retain(|pooled| !std::ptr::eq(Rc::as_ptr(pooled), tunnel.as_ptr()));
-            if list.is_empty() {
-                tunnels.remove(key);
-            }
+    fn taken(&self, tunnel: Rc<Tunnel>) -> (Rc<Tunnel>, StreamGuard) {
+        if tunnel.first_use_of_ahead() {
+            self.dials.telemetry.metrics().tunnel_ahead(TunnelAhead::Used);
         }
-        if let Some(tunnel) = tunnel.upgrade() {
-            tunnel.close_for_new();
+        let guard = tunnel.stream_guard();
+        (tunnel, guard)
+    }
+
+    /// The peer answered a connection on this tunnel; if the next one would not find it as good, it is time to dial.
+    fn served(self: &Rc<Self>, key: &PoolKey, tunnel: &Tunnel) {
+        tunnel.usage.served();
+        if !is_ready(&tunnel.observe(&self.dials.limits)) {
+            self.want(key);
         }
+    }
+
+    fn usage(&self, key: &PoolKey) -> Option<Rc<Usage>> {
+        self.keys.borrow().get(key).map(|entry| entry.usage.clone())
     }
 
     fn take_off(self: &Rc<Self>, key: &PoolKey) -> Landing {
         let flight = Rc::new(Flight::default());
         self.flights.borrow_mut().insert(key.clone(), Rc::clone(&flight));
-        let inner = Rc::clone(self);
+        let inner = Rc::downgrade(self);
         let key = key.clone();
         Landing::new(flight, move || {
-            inner.flights.borrow_mut().remove(&key);
+            if let Some(inner) = inner.upgrade() {
+                inner.flights.borrow_mut().remove(&key);
+                inner.want(&key);
+            }
         })
     }
-}
-
-fn taken(tunnel: Rc<Tunnel>) -> (Rc<Tunnel>, StreamGuard) {
-    let guard = tunnel.stream_guard();
-    (tunnel, guard)
 }

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) tcp: TcpStream,
     /// The peer answered a PING.
     pub(super) pongs: Notify,
+    /// It became heavy, or its peer goes away: the next stream had better be on another connection.
+    pub(super) worse: Notify,
     /// Its owner wants it to end at once.
     pub(super) aborted: Cell<bool>,
     /// When a stream last moved as much as only a heavy one does.
@@ -87,6 +89,7 @@ impl Session {
         let session = Rc::new(Self {
             tcp,
             pongs: Notify::new(),
+            worse: Notify::new(),
             aborted: Cell::new(false),
             heavy: Cell::new(None),
             state: RefCell::new(state),
@@ -110,6 +113,9 @@ impl Session {
 
     /// So much was moved at once that its stream had it ready.
     pub(super) fn is_heavy_now(&self) {
+        if !self.is_heavy() {
+            self.worse.notify_one();
+        }
         self.heavy.set(Some(Instant::now()));
     }
 

@@ -1,3 +1,4 @@
+mod ahead;
 mod endings;
 mod sharing;
 
@@ -303,15 +304,8 @@ fn an_unreachable_peer_is_told_from_a_silent_one() {
         let (_app, at_client) = tcp_pair().await;
         let error = client.open(&at_client).await.err().unwrap();
         assert!(matches!(error, TunnelError::Dial { kind: std::io::ErrorKind::ConnectionRefused, .. }), "{error}");
-        let request = connect_request("10.0.0.1:80");
-        let open = Open {
-            key: client.key(),
-            snapshot: client.snapshot.clone(),
-            request: &request,
-            parties: Default::default(),
-            early_data: true,
-        };
-        let error = client.pool.open(open, async || std::future::pending().await, &at_client).await.err().unwrap();
+        client.dials.stuck.set(true);
+        let error = client.open(&at_client).await.err().unwrap();
         assert!(matches!(error, TunnelError::DialTimeout), "{error}");
         assert_eq!(error.response_flag().as_str(), "NETWORK_POLICY");
     });

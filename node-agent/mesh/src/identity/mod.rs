@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use warren_core::identity::{PodUid, SpiffeId};
 
 pub use bundle::{BundleError, TrustBundle};
-pub use pod::{IdentityStatus, NoIdentity, PodIdentity, PodIdentityWriter, pod_identity};
+pub use pod::{IdentityChanges, IdentityStatus, NoIdentity, PodIdentity, PodIdentityWriter, pod_identity};
 pub use svid::{Svid, SvidError};
 
 use crate::clock::Clock;

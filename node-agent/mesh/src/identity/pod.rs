@@ -108,6 +108,11 @@ impl PodIdentity {
         self.judge(&self.state.borrow())
     }
 
+    /// Follows what becomes of the identity from now on.
+    pub fn changes(&self) -> IdentityChanges {
+        IdentityChanges(self.state.clone())
+    }
+
     /// Like [`current`](Self::current), but waits up to `limit` for an SVID. A
     /// withdrawn identity does not come back, so that is told at once.
     pub async fn wait(&self, limit: Duration) -> Result<Arc<IdentitySnapshot>, NoIdentity> {
@@ -154,6 +159,17 @@ impl PodIdentity {
             }
             Some(snapshot) => Ok(Arc::clone(snapshot)),
         }
+    }
+}
+
+/// The changes of a [`PodIdentity`].
+pub struct IdentityChanges(watch::Receiver<State>);
+
+impl IdentityChanges {
+    /// Waits for the next change, good or bad; none is missed, and several may be told as one. `false` once there will
+    /// be none: the source has gone.
+    pub async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
     }
 }
 

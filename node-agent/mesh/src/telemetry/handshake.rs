@@ -11,7 +11,7 @@ use crate::tls::{HandshakeFailure, PeerFacts};
 /// Whose connection a handshake is for.
 #[derive(Debug, Clone, Default)]
 pub struct Parties {
-    /// From [`Telemetry::connection_id`].
+    /// From [`Telemetry::connection_id`]; empty if no connection caused the handshake.
     pub connection_id: String,
     /// Source workload, if known.
     pub source_workload: Option<String>,
@@ -28,6 +28,7 @@ pub struct HandshakeFacts<'a> {
     destination: Option<SpiffeId>,
     outcome: Result<&'a PeerFacts, &'a HandshakeFailure>,
     duration: Duration,
+    ahead: bool,
 }
 
 impl<'a> HandshakeFacts<'a> {
@@ -44,7 +45,13 @@ impl<'a> HandshakeFacts<'a> {
             Err(_) => expected.first().cloned(),
         };
         let source = Some(own.clone());
-        Self { parties, direction: Direction::Outbound, source, destination, outcome, duration }
+        Self { parties, direction: Direction::Outbound, source, destination, outcome, duration, ahead: false }
+    }
+
+    /// No connection wanted it yet.
+    #[must_use]
+    pub fn ahead(self) -> Self {
+        Self { ahead: true, ..self }
     }
 
     /// A handshake that a peer started towards `own`.
@@ -59,7 +66,7 @@ impl<'a> HandshakeFacts<'a> {
             Err(failure) => failure.presented().cloned(),
         };
         let destination = Some(own.clone());
-        Self { parties, direction: Direction::Inbound, source, destination, outcome, duration }
+        Self { parties, direction: Direction::Inbound, source, destination, outcome, duration, ahead: false }
     }
 }
 
@@ -74,6 +81,7 @@ impl Telemetry {
             target: "handshake",
             connection_id = facts.parties.connection_id,
             direction = ?facts.direction,
+            ahead = facts.ahead,
             reason,
             detail = detail.as_deref().unwrap_or_default(),
             "mtls_handshake"
@@ -83,6 +91,7 @@ impl Telemetry {
             timestamp: self.timestamp(),
             connection_id: facts.parties.connection_id.clone(),
             direction: facts.direction,
+            ahead: facts.ahead,
             source_workload: facts.parties.source_workload.clone(),
             destination_workload: facts.parties.destination_workload.clone(),
             source_identity: facts.source.clone(),

@@ -16,7 +16,7 @@ use warren_core::identity::PodUid;
 
 use super::certificates::{CertificateKind, Certificates};
 use super::counted::Counted;
-use super::labels::{Bounded, DeniedLabels, PlaintextLabels, ReasonLabel, TcpLabels};
+use super::labels::{Bounded, DeniedLabels, OutcomeLabel, PlaintextLabels, ReasonLabel, TcpLabels};
 use super::live_bytes::LiveBytes;
 use super::process::ProcessMemory;
 use crate::clock::Clock;
@@ -44,6 +44,7 @@ struct Tcp {
 
 /// Counters of TLS and certificates.
 struct Mtls {
+    ahead: Family<OutcomeLabel, Counter>,
     success: Counter,
     failure: Family<ReasonLabel, Counter>,
     duration: Histogram,
@@ -51,6 +52,30 @@ struct Mtls {
     issue_failed: Counter,
     rotated: Counter,
     rotation_failed: Counter,
+}
+
+/// What became of a tunnel that was dialled before a connection wanted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelAhead {
+    /// It is there.
+    Dialled,
+    /// TCP or TLS failed.
+    Failed,
+    /// It was there, and the peer refused our certificate before anybody used it.
+    Refused,
+    /// It was there, and a connection used it.
+    Used,
+}
+
+impl TunnelAhead {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Dialled => "dialled",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Used => "used",
+        }
+    }
 }
 
 /// Counters of what policy and operators care about.
@@ -95,6 +120,7 @@ impl Metrics {
             registry: Mutex::new(Registry::default()),
             tcp: Tcp::default(),
             mtls: Mtls {
+                ahead: Family::default(),
                 success: Counter::default(),
                 failure: Family::default(),
                 duration: Histogram::new(BUCKETS),
@@ -149,6 +175,8 @@ impl Metrics {
         self.register("mtls_handshake_failure", help, mtls.failure.clone());
         let help = "Duration of TLS handshakes, failed ones included";
         self.register("mtls_handshake_duration_seconds", help, mtls.duration.clone());
+        let help = "Tunnels dialled ahead of need, by outcome; of those dialled, how many were used";
+        self.register("warren_tunnels_ahead", help, mtls.ahead.clone());
         let help = "Certificates issued to pods";
         self.register("certificate_issuance_success", help, mtls.issued.clone());
         let help = "First certificates of pods that could not be issued";
@@ -252,6 +280,11 @@ impl Metrics {
             None => self.mtls.success.inc(),
             Some(reason) => self.mtls.failure.get_or_create(&ReasonLabel { reason }).inc(),
         };
+    }
+
+    /// Counts what became of a tunnel dialled ahead.
+    pub(crate) fn tunnel_ahead(&self, outcome: TunnelAhead) {
+        self.mtls.ahead.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 
     pub(super) fn denied(&self, labels: DeniedLabels) {

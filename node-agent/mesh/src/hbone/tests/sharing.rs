@@ -30,7 +30,7 @@ fn connections_at_once_share_one_dial() {
 fn a_heavy_stream_keeps_its_tunnel_for_itself_up_to_a_number_of_tunnels() {
     on_worker(async {
         let ca = test_ca();
-        let limits = Limits { pool_tunnels: 3, ..Limits::default() };
+        let limits = Limits { pool_tunnels: 3, pool_warm: Duration::ZERO, ..Limits::default() };
         let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
         let client = Client::new(&ca, &limits, address);
         let mut kept = Vec::new();
@@ -56,33 +56,21 @@ fn a_failed_dial_fails_all_who_waited_for_it_at_once() {
         let ca = test_ca();
         let limits = Limits { tcp_connect_timeout: Duration::from_millis(200), ..Limits::default() };
         let client = Rc::new(Client::new(&ca, &limits, "127.0.0.1:1".parse().unwrap()));
-        let dials = Rc::new(Cell::new(0));
+        client.dials.stuck.set(true);
         let started = tokio::time::Instant::now();
         let mut tasks = Vec::new();
         for _ in 0..20 {
-            let (client, dials) = (client.clone(), dials.clone());
+            let client = client.clone();
             tasks.push(spawn_local(async move {
                 let (_app, at_client) = tcp_pair().await;
-                let request = connect_request("10.0.0.1:80");
-                let open = Open {
-                    key: client.key(),
-                    snapshot: client.snapshot.clone(),
-                    request: &request,
-                    parties: Default::default(),
-                    early_data: true,
-                };
-                let dial = async || {
-                    dials.set(dials.get() + 1);
-                    std::future::pending().await
-                };
-                client.pool.open(open, dial, &at_client).await.err().unwrap()
+                client.open(&at_client).await.err().unwrap()
             }));
         }
         for task in tasks {
             assert!(matches!(task.await.unwrap(), TunnelError::DialTimeout));
         }
         assert!(started.elapsed() < Duration::from_millis(1000), "{:?}", started.elapsed());
-        assert!(dials.get() <= 2, "{}", dials.get());
+        assert!(client.dials.count.get() <= 2, "{}", client.dials.count.get());
     });
 }
 
@@ -90,7 +78,7 @@ fn a_failed_dial_fails_all_who_waited_for_it_at_once() {
 fn a_full_connection_leaves_the_pool_and_a_new_one_is_dialled() {
     on_worker(async {
         let ca = test_ca();
-        let limits = Limits { pool_streams_per_connection: 3, ..Limits::default() };
+        let limits = Limits { pool_streams_per_connection: 3, pool_warm: Duration::ZERO, ..Limits::default() };
         let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
         let client = Client::new(&ca, &limits, address);
         let mut open = Vec::new();
@@ -106,7 +94,7 @@ fn a_full_connection_leaves_the_pool_and_a_new_one_is_dialled() {
 fn the_peers_stream_limit_counts_too() {
     on_worker(async {
         let ca = test_ca();
-        let limits = Limits { server_max_streams: 2, ..Limits::default() };
+        let limits = Limits { server_max_streams: 2, pool_warm: Duration::ZERO, ..Limits::default() };
         let (address, connections) = serve(ca.snapshot(&id("server")), limits.clone(), hold).await;
         let client = Client::new(&ca, &limits, address);
         let mut open = Vec::new();
