@@ -99,6 +99,9 @@ pub(crate) struct AgentArgs {
     /// (bbr) takes twice the CPU per byte on a fast network.
     #[arg(long, value_name = "NAME", default_value = "cubic")]
     pub(crate) tunnel_congestion: String,
+    /// Whether tunnels to peers that are used again and again are dialled before the next connection wants one.
+    #[arg(long, value_enum, default_value_t = WarmTunnels::On)]
+    pub(crate) warm_tunnels: WarmTunnels,
     /// How connections between two pods of this node are carried: by the kernel, from socket to socket, where its
     /// self-test passes, or in mutual TLS like all others.
     #[arg(long, value_enum, default_value_t = SameNode::Kernel)]
@@ -116,6 +119,15 @@ pub(crate) struct AgentArgs {
     /// Write logs as JSON.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// Whether tunnels are dialled ahead of need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WarmTunnels {
+    /// They are.
+    On,
+    /// A connection that finds none waits for TCP and TLS.
+    Off,
 }
 
 /// How connections between pods of one node are carried.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use warren_core::identity::TrustDomain;
 
 use crate::capture::{Mark, Spliced};
-use crate::cli::{AgentArgs, SameNode, Splice};
+use crate::cli::{AgentArgs, SameNode, Splice, WarmTunnels};
 
 /// Trust domain of a mesh that names none.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -74,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) early_data: EarlyData,
     /// Congestion control of tunnels; `None` is the node's default.
     pub(crate) tunnel_congestion: Option<String>,
+    /// Whether tunnels are dialled ahead of need.
+    pub(crate) warm_tunnels: bool,
     pub(crate) same_node: SameNode,
     pub(crate) splice: Splice,
     pub(crate) audit_interval: Duration,
@@ -108,6 +110,7 @@ impl Config {
             mark: args.mark,
             route_table: args.route_table,
             tunnel_congestion: Some(args.tunnel_congestion).filter(|name| name != "system"),
+            warm_tunnels: args.warm_tunnels == WarmTunnels::On,
             same_node: args.same_node,
             splice: args.splice,
             audit_interval: args.audit_interval,

@@ -355,7 +355,8 @@ async fn at(moment: Option<Instant>) {
 fn limits(config: &Config) -> Limits {
     let defaults = Limits::default();
     let peer_retry = config.away_wait.min(defaults.peer_retry);
-    Limits { svid_wait: config.svid_wait, peer_retry, ..defaults }
+    let pool_warm = if config.warm_tunnels { defaults.pool_warm } else { Duration::ZERO };
+    Limits { svid_wait: config.svid_wait, peer_retry, pool_warm, ..defaults }
 }
 
 async fn bind_admin(config: &Config) -> Result<TcpListener, Fatal> {
