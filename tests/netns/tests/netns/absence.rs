@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use warren_test_support::client::{
     IO_LIMIT, assert_echo, connect, finish_exchange, is_reset, ping_pong, prepare, wait_cut,
 };
-use warren_test_support::{Capture, Lab, NetNs, Server, eventually};
+use warren_test_support::{Agent, Capture, Lab, NetNs, Server, eventually};
 
 use crate::fixture::{Pair, any, start_agent};
 use crate::inspect::{pinned, pinned_links, traces};
@@ -204,4 +204,47 @@ fn a_pod_that_left_while_the_agent_was_dead_is_released_by_the_next_one() {
     eventually("no trace is left in the pod", IO_LIMIT, || (traces(&client.ns) == before).then_some(()));
     let _echo = Server::echo(&server.ns, any(8080));
     assert_echo(&client.ns, server.at(8080), b"in clear, from outside the mesh");
+}
+
+#[test]
+fn the_tunnel_to_an_agent_that_is_back_is_there_before_the_next_connection() {
+    // One worker: its pool sees all connections.
+    let mut pair = Pair::with(&[("--workers", "1")], |_| {});
+    let _echo = pair.echo(8080);
+    for _ in 0..3 {
+        assert_echo(&pair.client.ns, pair.server.at(8080), b"again and again");
+    }
+    let leaves: [fn(&mut Agent); 2] = [Agent::kill9, Agent::stop];
+    for (round, leave) in (1..).zip(leaves) {
+        leave(&mut pair.far);
+        pair.far.start();
+        let ahead =
+            |outcome: &str| pair.near.metric("warren_tunnels_ahead_total", &[&format!("outcome=\"{outcome}\"")]);
+        let handshakes = || pair.near.metric("mtls_handshake_success_total", &[]);
+        let back = || (ahead("dialled") >= f64::from(round)).then_some(());
+        eventually("the tunnel is back without traffic", Duration::from_secs(20), back);
+        let before = handshakes();
+        assert_echo(&pair.client.ns, pair.server.at(8080), b"no handshake");
+        assert!((handshakes() - before).abs() < 0.5, "a handshake was made for the connection");
+        assert!((ahead("used") - f64::from(round)).abs() < 0.5, "{}", ahead("used"));
+    }
+    let record = pair.near.wait_audit("the handshake's record", |event| event["ahead"] == true);
+    assert_eq!((record["event"].as_str(), record["connection_id"].as_str()), (Some("mtls_handshake"), Some("")));
+    let names = (record["source_identity"].as_str(), record["destination_identity"].as_str());
+    assert_eq!(names, (Some(&*pair.client.identity()), Some(&*pair.server.identity())));
+}
+
+#[test]
+fn without_warm_tunnels_nobody_dials_but_for_a_connection() {
+    let mut pair = Pair::with(&[("--workers", "1"), ("--warm-tunnels", "off")], |_| {});
+    let _echo = pair.echo(8080);
+    for _ in 0..3 {
+        assert_echo(&pair.client.ns, pair.server.at(8080), b"again and again");
+    }
+    pair.far.stop();
+    pair.far.start();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(pair.near.metric("mtls_handshake_success_total", &[]) < 1.5, "the first connection's");
+    assert_echo(&pair.client.ns, pair.server.at(8080), b"which dials");
+    assert!(pair.near.audit().iter().all(|event| event["ahead"].is_null()));
 }
