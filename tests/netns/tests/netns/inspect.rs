@@ -1,14 +1,19 @@
 //! What an agent leaves in the kernel and in a pod, looked at from outside.
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use warren_test_support::NetNs;
 
-/// Ids of what is pinned for a node; `kind` is `link` or `map`.
+/// Ids of what is pinned for a node; `kind` is `link` or `map`. bpftool goes through the ids of the whole machine and
+/// gives up if one vanishes before it is looked at; then it is asked again.
+#[track_caller]
 pub(crate) fn pinned(kind: &str, node: &str) -> Vec<u64> {
-    let shown = warren_test_support::command::run("bpftool", &["-j", "-f", kind, "show"]);
-    let all: Value = serde_json::from_str(&shown).expect("bpftool prints JSON");
+    let all: Value = warren_test_support::eventually("bpftool lists them all", Duration::from_secs(5), || {
+        let shown = warren_test_support::command::output(Command::new("bpftool").args(["-j", "-f", kind, "show"]));
+        shown.status.success().then(|| serde_json::from_slice(&shown.stdout).expect("bpftool prints JSON"))
+    });
     let prefix = format!("/sys/fs/bpf/warren/{node}/");
     let is_ours = |pin: &Value| pin.as_str().is_some_and(|path| path.starts_with(&prefix));
     let ours = all.as_array().expect("a list").iter();
