@@ -113,12 +113,6 @@ impl Pool {
         }
     }
 
-    /// Stops using every connection of the keys that `gone` matches, e.g. those
-    /// of a pod that left; streams on them go on.
-    pub fn retire_where(&self, gone: impl Fn(&PoolKey) -> bool) {
-        self.0.keys.borrow_mut().retain(|key, _| !gone(key));
-    }
-
     /// The pod's SVID or the roots it trusts are others now: what no longer counts gets no new streams, and successors
     /// are dialled.
     pub fn identity_changed(&self) {

@@ -175,11 +175,6 @@ impl Record {
         &self.bytes
     }
 
-    /// The source became known.
-    pub fn set_source(&mut self, source: Arc<WorkloadFacts>) {
-        self.facts.source = Some(source);
-    }
-
     /// The destination became known.
     pub fn set_destination(&mut self, destination: Arc<WorkloadFacts>) {
         self.facts.destination = Some(destination);

@@ -53,10 +53,14 @@ fn workload(sa: &str) -> Arc<WorkloadFacts> {
 }
 
 fn inbound(telemetry: &Arc<Telemetry>) -> ConnectionRecord {
+    inbound_from(telemetry, workload("client"))
+}
+
+fn inbound_from(telemetry: &Arc<Telemetry>, source: Arc<WorkloadFacts>) -> ConnectionRecord {
     let facts = ConnectionFacts {
         connection_id: telemetry.connection_id(),
         direction: Direction::Inbound,
-        source: Some(workload("client")),
+        source: Some(source),
         destination: Some(workload("server")),
         src_addr: "10.0.0.1:40000".parse().unwrap(),
         dst_addr: "10.0.0.2:15008".parse().unwrap(),
@@ -66,8 +70,8 @@ fn inbound(telemetry: &Arc<Telemetry>) -> ConnectionRecord {
 }
 
 fn with_mtls(record: &mut ConnectionRecord) {
-    let peer = PeerFacts::for_test(&id("client"));
-    record.set_mtls(&id("client"), &id("server"), &Arc::new(peer.clone()));
+    let peer = Arc::new(PeerFacts::for_test(&id("client")));
+    record.set_mtls(&id("client"), &id("server"), &peer);
     record.set_route("tunnel");
 }
 
@@ -307,9 +311,8 @@ fn a_full_queue_drops_and_counts_without_blocking() {
 fn label_sets_are_bounded() {
     let evidence = evidence();
     for n in 0..5000 {
-        let mut record = inbound(&evidence.telemetry);
         let source = WorkloadFacts { workload: format!("w{n}"), ..WorkloadFacts::clone(&workload("client")) };
-        record.set_source(Arc::new(source));
+        let record = inbound_from(&evidence.telemetry, Arc::new(source));
         record.fail(ResponseFlag::Connect, "x");
     }
     let metrics = evidence.metrics();
