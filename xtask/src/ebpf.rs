@@ -20,7 +20,7 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const LINKER: &str = "bpf-linker";
 /// The kernel wants BTF for maps with spin locks and socket storage, and it
 /// makes verifier messages name source lines.
-const RUSTFLAGS: &str = "-C linker=bpf-linker -C debuginfo=2 -C link-arg=--btf";
+const RUSTFLAGS: [&str; 6] = ["-C", "linker=bpf-linker", "-C", "debuginfo=2", "-C", "link-arg=--btf"];
 
 /// `cargo xtask build-ebpf`
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,9 @@ impl Toolchain {
         }
         command.current_dir(workspace.path("ebpf/programs"));
         command.args([subcommand, "--release", "--target", TARGET, "--target-dir"]).arg(self.target_dir(workspace));
-        command.env("RUSTFLAGS", RUSTFLAGS);
+        // The objects carry their sources' names, and are to be the same wherever they are built.
+        let flags: Vec<String> = RUSTFLAGS.map(str::to_owned).into_iter().chain(workspace.path_flags()).collect();
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         match self {
             Self::Debian(rustc) => command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1"),
             Self::Nightly(_) => command.args(["-Z", "build-std=core"]),

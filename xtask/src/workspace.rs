@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::programs;
+
 /// The source tree this xtask belongs to.
 #[derive(Debug, Clone)]
 pub(crate) struct Workspace {
@@ -43,6 +45,14 @@ impl Workspace {
             Some(dir) => self.root.join(dir),
             None => self.root.join("target"),
         }
+    }
+
+    /// Flags by which a compiler names sources alike on every machine.
+    pub(crate) fn path_flags(&self) -> Vec<String> {
+        let cargo_home = programs::cargo_bin().and_then(|bin| Some(bin.parent()?.to_owned()));
+        let places = [(Some(self.root.clone()), "/warren"), (cargo_home, "/cargo")];
+        let flags = places.into_iter().filter_map(|(from, to)| Some((from?, to)));
+        flags.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect()
     }
 
     /// Where the kernel objects are put for the daemon's build to embed.
