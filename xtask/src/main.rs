@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cluster;
 mod demo;
 mod ebpf;
 mod exit;
+mod image;
 mod interrupt;
 mod lint;
 mod netlab;
@@ -46,6 +48,10 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Run mixed load while everything changes; then all must be back where it was.
     Soak(soak::Args),
+    /// Run a real Kubernetes cluster on this machine.
+    Cluster(cluster::Args),
+    /// Pack Warren as a container image.
+    Image(image::Args),
     /// Run the tests, all or by suite, and print the totals.
     Test(test::Args),
     /// Check formats, lints, licences and the direction of dependencies.
@@ -61,6 +67,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    if let Command::Cluster(args) = &command
+        && let Some(step) = cluster::step(args)
+    {
+        return step;
+    }
     let workspace = Workspace::find()?;
     match command {
         Command::Setup(args) => setup::run(&workspace, &args),
@@ -68,6 +79,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
         Command::Soak(args) => soak::run(&workspace, &args),
+        Command::Cluster(args) => cluster::run(&workspace, &args),
+        Command::Image(args) => image::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
     }

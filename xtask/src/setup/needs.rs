@@ -2,9 +2,11 @@
 //! that takes milliseconds, and a remedy.
 
 use std::fs;
+use std::path::Path;
 
 use clap::ValueEnum;
 
+use crate::cluster::Parts;
 use crate::ebpf::Toolchain;
 use crate::process;
 use crate::programs;
@@ -20,6 +22,10 @@ pub(crate) enum Group {
     Demo,
     /// Running real peers beside Warren in the benchmark.
     Peers,
+    /// A Kubernetes cluster of this machine's own.
+    Cluster,
+    /// Real programs as images for the cluster's pods.
+    Workloads,
     /// Lints and tests.
     Test,
 }
@@ -32,6 +38,8 @@ impl Group {
             Self::Lab => &[Self::Build, Self::Lab],
             Self::Demo => &[Self::Build, Self::Lab, Self::Demo],
             Self::Peers => &[Self::Build, Self::Lab, Self::Peers],
+            Self::Cluster => &[Self::Build, Self::Lab, Self::Cluster],
+            Self::Workloads => &[Self::Build, Self::Lab, Self::Demo, Self::Cluster, Self::Workloads],
             Self::Test => &[Self::Build, Self::Lab, Self::Demo, Self::Test],
         }
     }
@@ -178,6 +186,67 @@ pub(crate) const NEEDS: &[Need] = &[
         remedy: Remedy::Packages(&["openssl"]),
     },
     Need {
+        what: "containerd, runc, unshare",
+        why: "run the pods of a cluster's nodes",
+        group: Group::Cluster,
+        met: || ["containerd", "ctr", "runc", "unshare"].iter().all(|name| programs::find(name).is_some()),
+        remedy: Remedy::Packages(&["containerd", "runc", "util-linux"]),
+    },
+    Need {
+        what: "CNI plugins",
+        why: "give a cluster's pods their network",
+        group: Group::Cluster,
+        met: || Path::new("/usr/lib/cni/bridge").exists(),
+        remedy: Remedy::Packages(&["containernetworking-plugins"]),
+    },
+    Need {
+        what: "iptables, nft, conntrack",
+        why: "are kube-proxy's means, and the portmap plugin's",
+        group: Group::Cluster,
+        met: || ["iptables", "ip6tables", "nft", "conntrack"].iter().all(|name| programs::find(name).is_some()),
+        remedy: Remedy::Packages(&["iptables", "nftables", "conntrack"]),
+    },
+    Need {
+        what: "ipset, ipvsadm",
+        why: "are kube-proxy's means in its mode ipvs",
+        group: Group::Cluster,
+        met: || ["ipset", "ipvsadm"].iter().all(|name| programs::find(name).is_some()),
+        remedy: Remedy::Packages(&["ipset", "ipvsadm"]),
+    },
+    Need {
+        what: "socat",
+        why: "carries what `kubectl port-forward` forwards",
+        group: Group::Cluster,
+        met: || programs::find("socat").is_some(),
+        remedy: Remedy::Packages(&["socat"]),
+    },
+    Need {
+        what: "busybox",
+        why: "is what the cluster's own images are made of",
+        group: Group::Cluster,
+        met: || programs::find("busybox").is_some(),
+        remedy: Remedy::Packages(&["busybox-static"]),
+    },
+    Need {
+        what: "Go, or pip",
+        why: "builds Kubernetes' own programs; where there is no Go, a Python wheel brings it",
+        group: Group::Cluster,
+        met: || Parts::have_go() || has_pip(),
+        remedy: Remedy::Packages(&["python3-pip"]),
+    },
+    Need {
+        what: "Debian's python3",
+        why: "is a client and a server in the cluster's pods",
+        group: Group::Workloads,
+        met: || {
+            // The interpreter alone is another package than its library.
+            let interpreter = fs::canonicalize("/usr/bin/python3").ok();
+            let name = interpreter.as_deref().and_then(Path::file_name);
+            name.is_some_and(|name| Path::new("/usr/lib").join(name).join("asyncio").exists())
+        },
+        remedy: Remedy::Packages(&["python3"]),
+    },
+    Need {
         what: "rustfmt, clippy",
         why: "format and lint user space",
         group: Group::Test,
@@ -236,6 +305,10 @@ pub(crate) const NEEDS: &[Need] = &[
         }),
     },
 ];
+
+fn has_pip() -> bool {
+    process::succeeds(process::command("python3").args(["-m", "pip", "--version"]))
+}
 
 const BPF_PLACE: &str = "/sys/fs/bpf";
 
