@@ -87,6 +87,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Makes this machine's own, with the name it has by default.
+pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    make(workspace, Arch::of_this_machine(), &Args { archs: Vec::new(), name: None, out: None })
+}
+
 /// One archive.
 fn make(workspace: &Workspace, arch: Arch, args: &Args) -> Result<PathBuf> {
     ebpf::build(workspace, &ebpf::Args::any())?;

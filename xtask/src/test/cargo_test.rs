@@ -24,6 +24,8 @@ fn stream(workspace: &Workspace, arguments: &[&str], filter: Option<&str>) -> Re
     let mut cargo = process::command("cargo");
     cargo.current_dir(workspace.root()).args(["test", "--no-fail-fast"]);
     let (for_cargo, for_tests) = split(arguments);
+    // Tests of the cluster make it by this program.
+    cargo.env("WARREN_XTASK", std::env::current_exe().context("own program")?);
     cargo.args(for_cargo).arg("--").args(for_tests).args(filter);
     let mut child = cargo.stdout(Stdio::piped()).spawn().with_context(|| process::shown(&cargo))?;
     let mut totals = Totals::default();

@@ -12,11 +12,12 @@ use crate::outcome::{Outcome, Totals};
 use crate::process;
 use crate::setup::{self, Group};
 use crate::workspace::Workspace;
-use crate::{bench, demo, ebpf, exit, interrupt, lint, soak};
+use crate::{bench, cluster, demo, ebpf, exit, image, interrupt, lint, soak};
 
 /// Crates whose tests want root and the kernel, each a suite of its own.
 const NETNS: &str = "warren-netns-tests";
 const INTEROP: &str = "warren-interop-tests";
+const KUBERNETES: &str = "warren-kubernetes-tests";
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     /// Only these suites; repeatable.
     #[arg(long = "suite", value_name = "SUITE")]
     suites: Vec<Suite>,
-    /// Only tests whose name contains this (suites unit, netns and interop).
+    /// Only tests whose name contains this (suites unit, netns, interop and cluster).
     filter: Option<String>,
 }
 
@@ -41,6 +42,8 @@ pub(crate) enum Suite {
     Netns,
     /// Warren and a real ztunnel as peers; skipped where the environment names no ztunnel.
     Interop,
+    /// A real Kubernetes cluster, and what runs on it.
+    Cluster,
     /// The demo, each of its checks counted.
     Demo,
     /// The benchmark, two rows of it, and whether its files are what they should be.
@@ -84,11 +87,13 @@ impl Suite {
         match self {
             Self::Lint => lint::check(workspace),
             Self::Unit => {
-                cargo_test::run(workspace, &["--workspace", "--exclude", NETNS, "--exclude", INTEROP], filter)
+                let others = [NETNS, INTEROP, KUBERNETES].map(|package| ["--exclude", package]);
+                cargo_test::run(workspace, &[&["--workspace"], others.as_flattened()].concat(), filter)
             }
             Self::Fuzz => fuzz::smoke(workspace),
             Self::Netns => as_root("netns", || in_namespaces(workspace, NETNS, filter)),
             Self::Interop => as_root("interop", || in_namespaces(workspace, INTEROP, filter)),
+            Self::Cluster => as_root("cluster", || on_a_cluster(workspace, filter)),
             Self::Demo => as_root("demo", || demo::check(workspace)),
             Self::Bench => as_root("bench", || bench::check(workspace)),
             Self::Soak => as_root("soak", || soak::check(workspace)),
@@ -106,6 +111,23 @@ fn as_root(name: &str, suite: impl FnOnce() -> Totals) -> Totals {
     let mut totals = Totals::default();
     totals.count(&outcome);
     totals
+}
+
+/// What the cluster is made of is installed and built first, with its progress shown; Warren's image as well.
+fn on_a_cluster(workspace: &Workspace, filter: Option<&str>) -> Totals {
+    let ready = setup::ensure(workspace, Group::Workloads)
+        .and_then(|_| cluster::Parts::ensure(workspace, &[]))
+        .and_then(|_| image::build(workspace));
+    match ready {
+        Ok(_) => in_namespaces(workspace, KUBERNETES, filter),
+        Err(error) => {
+            let outcome = Outcome::Failed(format!("{error:#}"));
+            outcome.print("cluster");
+            let mut totals = Totals::default();
+            totals.count(&outcome);
+            totals
+        }
+    }
 }
 
 /// One test at a time: they share the machine's cgroup root and two cores.
