@@ -146,7 +146,7 @@ pub(crate) fn set_up(socket: BorrowedFd<'_>, interface: &CStr) -> io::Result<()>
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: the request is what the command takes, and it outlives the call.
