@@ -7,6 +7,7 @@
 
 mod bench;
 mod cluster;
+mod crds;
 mod demo;
 mod ebpf;
 mod exit;
@@ -54,6 +55,8 @@ enum Command {
     Image(image::Args),
     /// Run the tests, all or by suite, and print the totals.
     Test(test::Args),
+    /// Write the CustomResourceDefinitions of deploy/crds.
+    Crds(crds::Args),
     /// Check formats, lints, licences and the direction of dependencies.
     Lint,
 }
@@ -82,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Cluster(args) => cluster::run(&workspace, &args),
         Command::Image(args) => image::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
+        Command::Crds(args) => crds::run(&workspace, &args),
         Command::Lint => lint::run(&workspace),
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::crds;
 use crate::ebpf::{self, Toolchain};
 use crate::exit;
 use crate::outcome::{Outcome, Totals};
@@ -20,7 +21,7 @@ const SEPARATE: [&str; 2] = ["ebpf/programs", "tests/fuzz"];
 
 type Check = fn(&Workspace) -> Outcome;
 
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 13] = [
     ("format of user space", |ws| format(ws, ".")),
     ("format of the kernel programs", |ws| format(ws, "ebpf/programs")),
     ("format of the fuzz targets", |ws| format(ws, "tests/fuzz")),
@@ -30,6 +31,7 @@ const CHECKS: [(&str, Check); 12] = [
     ("core is pure: no clock, no sockets, no files, no environment in its source", sources::core_is_pure),
     ("only capture uses aya", sources::aya_is_fenced),
     ("unsafe stands only in sys, capture and ebpf", sources::unsafe_is_fenced),
+    ("deploy/crds is what its table says", crds::fresh),
     ("no path of one machine in the text", sources::no_machine_paths),
     ("clippy of user space", |ws| Outcome::of(clippy(ws))),
     ("clippy of the kernel programs", ebpf_clippy),

@@ -1,5 +1,6 @@
 //! Worlds from manifests, end to end through this crate.
 
+mod crds;
 mod documents;
 mod kubernetes;
 mod last_good;
