@@ -50,9 +50,20 @@ pub(crate) struct AgentArgs {
     /// Name of this node; pods with this spec.nodeName are local.
     #[arg(long)]
     pub(crate) node: String,
-    /// Kubernetes manifests: one YAML file or a directory of them; changes are picked up while running.
-    #[arg(long)]
+    /// Where the world comes from: `kubernetes`, the API server; or manifests, one YAML file or a directory of them,
+    /// whose changes are picked up while running (a file of that name is `./kubernetes`).
+    #[arg(long, value_name = "kubernetes|PATH")]
     pub(crate) world: PathBuf,
+    /// With `--world kubernetes`: how to reach the API server [default: as the agent's own pod is told by kubelet].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// With `--world kubernetes`: a range of addresses to capture beside those of Services and of observed pods, such
+    /// as the pods' network; repeatable. In a world from files the Mesh document says it.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) captured: Vec<ipnet::IpNet>,
+    /// What becomes of a captured connection to an address at which the world knows nothing.
+    #[arg(long, value_enum, default_value_t = UnknownDestination::Refuse)]
+    pub(crate) unknown_destination: UnknownDestination,
     /// Directory of the embedded CA; agents that share it share a root.
     #[arg(long)]
     pub(crate) ca_dir: PathBuf,
@@ -128,6 +139,15 @@ pub(crate) enum WarmTunnels {
     On,
     /// A connection that finds none waits for TCP and TLS.
     Off,
+}
+
+/// What becomes of connections to addresses that nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UnknownDestination {
+    /// They are refused: whether they belong into a tunnel cannot be known.
+    Refuse,
+    /// They leave in clear.
+    Plain,
 }
 
 /// How connections between pods of one node are carried.

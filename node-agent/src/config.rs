@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use warren_core::identity::TrustDomain;
+use warren_core::world::UnknownDestination;
 
 use crate::capture::{Mark, Spliced};
-use crate::cli::{AgentArgs, SameNode, Splice, WarmTunnels};
+use crate::cli::{self, AgentArgs, SameNode, Splice, WarmTunnels};
 
 /// Trust domain of a mesh that names none.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -26,6 +28,20 @@ pub(crate) enum ConfigError {
         value: String,
         /// What is wrong, and what would be right.
         reason: String,
+    },
+}
+
+/// Where the world comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WorldSource {
+    /// Manifests in a file or a directory.
+    Files(PathBuf),
+    /// The API server.
+    Kubernetes {
+        /// How to reach it; `None` as kubelet tells the agent's own pod.
+        kubeconfig: Option<PathBuf>,
+        /// Ranges captured beside those of Services and the addresses of pods.
+        captured: Vec<IpNet>,
     },
 }
 
@@ -58,7 +74,8 @@ impl EarlyData {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) node: String,
-    pub(crate) world: PathBuf,
+    pub(crate) world: WorldSource,
+    pub(crate) unknown_destination: UnknownDestination,
     pub(crate) ca_dir: PathBuf,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) leaf_ttl: Duration,
@@ -100,7 +117,11 @@ impl Config {
             audit_log: audit_log(&args.audit_log),
             early_data: EarlyData { enabled: !args.no_early_data, except: args.no_early_data_to },
             node: args.node,
-            world: args.world,
+            world: world(args.world, args.kubeconfig, args.captured)?,
+            unknown_destination: match args.unknown_destination {
+                cli::UnknownDestination::Refuse => UnknownDestination::Refuse,
+                cli::UnknownDestination::Plain => UnknownDestination::Plain,
+            },
             ca_dir: args.ca_dir,
             leaf_ttl: args.leaf_ttl,
             admin: args.admin,
@@ -150,6 +171,33 @@ pub(crate) fn check_node(node: &str) -> Result<(), ConfigError> {
         value: node.to_owned(),
         reason: "a node name has 1 to 253 characters of a-z 0-9 - . and does not start with a dot".into(),
     })
+}
+
+/// The word that stands for the API server instead of a path.
+const KUBERNETES: &str = "kubernetes";
+
+fn world(world: PathBuf, kubeconfig: Option<PathBuf>, captured: Vec<IpNet>) -> Result<WorldSource, ConfigError> {
+    let of_kubernetes = |flag, value: String| ConfigError::Flag {
+        flag,
+        value,
+        reason: format!(
+            "goes with --world {KUBERNETES} only; the world is read from {} here, whose Mesh document says the like",
+            world.display()
+        ),
+    };
+    if world.as_os_str() == KUBERNETES {
+        if let Some(all) = captured.iter().find(|range| range.prefix_len() == 0) {
+            let reason =
+                "takes in every address, so the node's and the whole Internet's; name the pods' network".into();
+            return Err(ConfigError::Flag { flag: "captured", value: all.to_string(), reason });
+        }
+        return Ok(WorldSource::Kubernetes { kubeconfig, captured: captured.iter().map(IpNet::trunc).collect() });
+    }
+    match (kubeconfig, captured.first()) {
+        (Some(file), _) => Err(of_kubernetes("kubeconfig", file.display().to_string())),
+        (None, Some(range)) => Err(of_kubernetes("captured", range.to_string())),
+        (None, None) => Ok(WorldSource::Files(world)),
+    }
 }
 
 fn check_admin(admin: SocketAddr) -> Result<(), ConfigError> {
@@ -218,6 +266,25 @@ mod tests {
         for bad in ["../x", "a/b", "", ".hidden", "UPPER"] {
             assert!(config(&["--node", bad]).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn flags_of_one_world_do_not_go_with_the_other() {
+        let with = |flags: &[&str]| {
+            let cli =
+                Cli::try_parse_from(["warren", "agent", "--node", "n", "--ca-dir", "ca"].iter().chain(flags)).unwrap();
+            let Command::Agent(agent) = cli.command else { panic!("not the agent command") };
+            Config::new(agent.run.unwrap()).map(|config| config.world).map_err(|error| error.to_string())
+        };
+        let kubernetes = with(&["--world", "kubernetes", "--captured", "10.1.2.3/16"]).unwrap();
+        let captured = vec!["10.1.0.0/16".parse().unwrap()];
+        assert_eq!(kubernetes, WorldSource::Kubernetes { kubeconfig: None, captured });
+        assert_eq!(with(&["--world", "./kubernetes"]), Ok(WorldSource::Files("./kubernetes".into())));
+        for wrong in [["--kubeconfig", "k"], ["--captured", "10.0.0.0/8"]] {
+            let error = with(&["--world", "mesh.yaml", wrong[0], wrong[1]]).unwrap_err();
+            assert!(error.starts_with(wrong[0]) && error.contains("--world kubernetes"), "{error}");
+        }
+        assert!(with(&["--world", "kubernetes", "--captured", "0.0.0.0/0"]).is_err());
     }
 
     #[test]

@@ -13,11 +13,13 @@ mod http;
 mod inbound;
 mod judge;
 mod outbound;
+mod pod_netns;
 mod shared;
 mod status;
 mod sys;
 mod worker;
 mod world_file;
+mod world_kube;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

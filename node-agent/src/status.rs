@@ -47,6 +47,24 @@ pub(crate) struct WorldStatus {
     pub(crate) rejections: Vec<String>,
     /// Policies and what became of them.
     pub(crate) objects: Vec<ObjectStatus>,
+    /// The watches of a cluster's API server; none if the world is read from files.
+    #[serde(default)]
+    pub(crate) watches: Vec<WatchStatus>,
+}
+
+/// The watch of one kind of object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WatchStatus {
+    /// The kind.
+    pub(crate) kind: String,
+    /// `connecting`, `listing`, `watching`, or `missing` if the cluster has no such kind.
+    pub(crate) standing: String,
+    /// Every object has been told of once.
+    pub(crate) synced: bool,
+    /// Seconds since the API server last said anything of the kind.
+    pub(crate) age_seconds: u64,
+    /// Why it does not watch at present.
+    pub(crate) error: Option<String>,
 }
 
 /// What became of one policy object.

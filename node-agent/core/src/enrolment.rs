@@ -66,7 +66,9 @@ pub fn plan(desired: &[DesiredPod], actual: &[ActualPod]) -> Vec<EnrolCommand> {
     let withdrawn = gone.into_iter().cloned().map(EnrolCommand::Withdraw);
     let rest = wanted.values().filter_map(|want| match kept.get(&want.pod.uid) {
         None => Some(EnrolCommand::Enrol((*want).clone())),
-        Some(have) if have.ips != want.pod.ips || have.plan != want.plan => Some(EnrolCommand::Update((*want).clone())),
+        Some(have) if *have.ips != *want.pod.ips || have.plan != want.plan => {
+            Some(EnrolCommand::Update((*want).clone()))
+        }
         Some(_) => None,
     });
     withdrawn.chain(rest).collect()
@@ -94,7 +96,7 @@ mod tests {
             uid: wish.pod.uid.clone(),
             netns: wish.netns.clone(),
             cookie: wish.cookie.unwrap(),
-            ips: wish.pod.ips.clone(),
+            ips: wish.pod.ips.to_vec(),
             plan: wish.plan.clone(),
         }
     }

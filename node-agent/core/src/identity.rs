@@ -151,6 +151,11 @@ impl SpiffeId {
         &self.0.text
     }
 
+    /// How many hold this very text.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The ID as AuthorizationPolicy's `principals` spell it: without
     /// `spiffe://` (policy.md §3).
     pub fn principal(&self) -> &str {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::addr::{OriginalDst, canonical_addr};
 use crate::identity::SpiffeId;
-use crate::world::{Endpoint, ExactTarget, MeshMode, Pod, Service, ServiceRef, World};
+use crate::world::{Endpoint, ExactTarget, MeshMode, Pod, Service, ServiceRef, UnknownDestination, World};
 
 /// Port on which every pod of the mesh accepts tunnels.
 pub const HBONE_PORT: u16 = 15008;
@@ -169,6 +169,7 @@ fn try_outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Res
             to_address(source, Some(pod), SocketAddr::new(*ip, port), None)
         }
         None if world.is_node_address(dst.ip()) => to_address(source, world.pod_by_ip(dst.ip()), dst, None),
+        None if world.mesh.unknown_destination == UnknownDestination::Plain => to_address(source, None, dst, None),
         None => Err(RouteDenied::UnknownDestination),
     }
 }
@@ -185,7 +186,7 @@ fn by_service(
     let usable = |e: &Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
     let endpoint = draw(&service.endpoints, usable, pick).ok_or(RouteDenied::NoReadyEndpoint)?;
     let target = endpoint.ports.get(&port).ok_or(RouteDenied::NoReadyEndpoint)?;
-    let pod = endpoint.pod.as_ref().and_then(|uid| world.pod(uid));
+    let pod = world.pod_by_ip(endpoint.ip);
     let destination = SocketAddr::new(endpoint.ip, *target);
     to_address(source, pod, destination, Some(service.reference()))
 }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeMetrics;
-use warren_mesh::telemetry::{FloatGauge, Metrics};
+use warren_mesh::telemetry::{FloatGauge, KindGauge, Metrics};
 
 use super::board::{Notes, PodState};
 use crate::budget::Budget;
 use crate::capture::{CounterReader, Counters};
+use crate::world_kube::{Health, Standing};
 
 /// Something that the kernel side counts: name, help, and where it stands.
 type KernelCount = (&'static str, &'static str, fn(&Counters) -> u64);
@@ -63,6 +64,40 @@ impl KernelGauges {
     }
 }
 
+/// Gauges of the watches of a cluster, by kind.
+#[derive(Clone)]
+struct WatchGauges {
+    health: Health,
+    age: KindGauge,
+    synced: KindGauge,
+    missing: KindGauge,
+    watching: KindGauge,
+}
+
+impl WatchGauges {
+    fn register(metrics: &Metrics, health: Health) -> Self {
+        let gauge = |name, help| metrics.gauge_by_kind(name, help);
+        Self {
+            health,
+            age: gauge("warren_world_source_age_seconds", "Time since the API server last said anything of a kind"),
+            synced: gauge("warren_world_source_synced", "Whether every object of a kind has been told of once"),
+            missing: gauge("warren_world_source_missing", "Whether the cluster lacks a kind, so that none is enforced"),
+            watching: gauge("warren_world_source_watching", "Whether changes of a kind are being told of now"),
+        }
+    }
+
+    fn refresh(&self) {
+        for watch in self.health.all() {
+            let kind = watch.watched.kind.as_str();
+            let is = |yes: bool| f64::from(u8::from(yes));
+            self.age.set(kind, watch.age().as_secs_f64());
+            self.synced.set(kind, is(watch.synced));
+            self.missing.set(kind, is(watch.standing == Standing::Missing));
+            self.watching.set(kind, is(watch.standing == Standing::Watching));
+        }
+    }
+}
+
 /// How busy the workers are, measured from one reading to the next.
 struct Load {
     workers: Vec<RuntimeMetrics>,
@@ -105,12 +140,19 @@ pub(crate) struct Gauges {
     busy: FloatGauge,
     load: Arc<Mutex<Load>>,
     kernel: KernelGauges,
+    watches: Option<WatchGauges>,
 }
 
 impl Gauges {
     /// Registers the gauges.
-    pub(crate) fn register(metrics: &Metrics, workers: Vec<RuntimeMetrics>, counters: CounterReader) -> Self {
+    pub(crate) fn register(
+        metrics: &Metrics,
+        workers: Vec<RuntimeMetrics>,
+        counters: CounterReader,
+        health: Option<Health>,
+    ) -> Self {
         Self {
+            watches: health.map(|health| WatchGauges::register(metrics, health)),
             uncovered: metrics.gauge("warren_uncovered_pods", "Local pods of the mesh that are not captured"),
             enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
             world_age: metrics.gauge("warren_world_age_seconds", "Time since the world in force was loaded"),
@@ -136,5 +178,8 @@ impl Gauges {
         self.descriptor_limit.set(budget.total() as f64);
         self.busy.set(self.load.lock().unwrap_or_else(PoisonError::into_inner).busiest());
         self.kernel.refresh();
+        if let Some(watches) = &self.watches {
+            watches.refresh();
+        }
     }
 }

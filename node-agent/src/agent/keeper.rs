@@ -14,6 +14,7 @@ use super::board::{PodEntry, PodState};
 use super::flows::KernelFlows;
 use super::severed::{owes, sever};
 use crate::capture::{EnrolledPod, NodeCapture, PodSpec};
+use crate::pod_netns::{Netns, PodNetns};
 use crate::shared::{LocalPod, Shared};
 use crate::status::PodError;
 use crate::sys::netns::NetNs;
@@ -23,6 +24,8 @@ use crate::worker::{Worker, WorkerCommand};
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest pause.
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// How soon a namespace is looked for again that nobody found.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A pod that is captured and served.
 struct Enrolled {
@@ -49,6 +52,9 @@ pub(crate) struct Keeper {
     pub(crate) workers: Vec<Worker>,
     enrolled: BTreeMap<PodUid, Enrolled>,
     failed: BTreeMap<PodUid, Failed>,
+    finder: Box<dyn PodNetns>,
+    /// Pods to be enrolled whose namespaces nobody has found yet, and why.
+    unknown: BTreeMap<PodUid, (Arc<Pod>, String)>,
 }
 
 impl Keeper {
@@ -59,15 +65,17 @@ impl Keeper {
         capture: NodeCapture,
         source: Arc<dyn SvidSource>,
         workers: Vec<Worker>,
+        finder: Box<dyn PodNetns>,
     ) -> Self {
-        Self { node, shared, capture, source, workers, enrolled: BTreeMap::new(), failed: BTreeMap::new() }
+        let (enrolled, failed, unknown) = Default::default();
+        Self { node, shared, capture, source, workers, enrolled, failed, finder, unknown }
     }
 
     /// Enrols, updates and withdraws until the pods are as the world in force wants them. Called after every change of
     /// the world and from time to time, because a namespace can be replaced behind the same path.
     pub(crate) fn reconcile(&mut self, flows: &mut KernelFlows) {
         let world = self.shared.world.load_full();
-        let desired: Vec<DesiredPod> = world.local_pods(&self.node).filter_map(|pod| desired(pod, &world)).collect();
+        let desired = self.desired(&world);
         let actual: Vec<ActualPod> = self.enrolled.values().filter(|one| !one.leaving).map(Enrolled::actual).collect();
         self.failed.retain(|uid, _| desired.iter().any(|want| want.pod.uid == *uid));
         for command in enrolment::plan(&desired, &actual) {
@@ -81,7 +89,9 @@ impl Keeper {
             self.rename(&want.pod);
         }
         self.finish_leaving(flows);
-        let wanted = |uid: &PodUid| desired.iter().any(|want| want.pod.uid == *uid);
+        // What an earlier agent left of a pod that is not found yet must stay.
+        let unknown = &self.unknown;
+        let wanted = |uid: &PodUid| unknown.contains_key(uid) || desired.iter().any(|want| want.pod.uid == *uid);
         if let Err(error) = self.capture.settle(wanted) {
             tracing::error!(%error, "what an earlier agent left could not be let go completely");
         }
@@ -89,7 +99,8 @@ impl Keeper {
 
     /// When a failed enrolment is to be tried again, if there is one.
     pub(crate) fn next_try(&self) -> Option<Instant> {
-        self.failed.values().map(|failed| failed.again).min()
+        let look = (!self.unknown.is_empty()).then(|| Instant::now() + LOOK_AGAIN);
+        self.failed.values().map(|failed| failed.again).chain(look).min()
     }
 
     /// The pods for the board.
@@ -104,7 +115,12 @@ impl Keeper {
             local: None,
             state: PodState::Failed(one.error.clone()),
         });
-        enrolled.chain(failed).collect()
+        let unknown = self.unknown.values().map(|(pod, reason)| PodEntry {
+            pod: pod.clone(),
+            local: None,
+            state: PodState::Failed(PodError { step: "namespace".to_owned(), reason: reason.clone() }),
+        });
+        enrolled.chain(failed).chain(unknown).collect()
     }
 
     /// The pod with this namespace cookie.
@@ -118,6 +134,33 @@ impl Keeper {
         self.enrolled.values().filter(|one| !one.leaving).map(|one| &one.local)
     }
 
+    /// The pods that the world wants enrolled, as far as their namespaces are known. One that is enrolled stays wanted
+    /// where it is, even if nobody finds it just now: only the world lets a pod go.
+    fn desired(&mut self, world: &World) -> Vec<DesiredPod> {
+        let pods: Vec<Arc<Pod>> = world.local_pods(&self.node).cloned().collect();
+        let found = self.finder.find(&pods);
+        self.unknown.clear();
+        let mut desired = Vec::new();
+        for (pod, netns) in pods.into_iter().zip(found) {
+            let plan = world.policy().inbound_plan(&pod);
+            match netns {
+                Netns::At(netns) => {
+                    let cookie = NetNs::open(&netns).ok().map(|netns| netns.cookie());
+                    desired.push(DesiredPod { pod, netns, cookie, plan });
+                }
+                Netns::NotOurs => {}
+                Netns::Unknown(reason) => match self.enrolled.get(&pod.uid).filter(|one| !one.leaving) {
+                    Some(one) => {
+                        let (netns, cookie) = (one.desired.netns.clone(), Some(one.local.netns.cookie()));
+                        desired.push(DesiredPod { pod, netns, cookie, plan });
+                    }
+                    None => drop(self.unknown.insert(pod.uid.clone(), (pod, reason))),
+                },
+            }
+        }
+        desired
+    }
+
     fn enrol(&mut self, want: DesiredPod, flows: &mut KernelFlows) {
         let uid = want.pod.uid.clone();
         // A pod that was leaving and is wanted again starts anew: its old rules and listeners go first.
@@ -129,8 +172,12 @@ impl Keeper {
             Some(failed) => (failed.pause * 2).min(RETRY_MOST),
             None => RETRY_FIRST,
         };
-        let spec =
-            PodSpec { uid: uid.clone(), netns: want.netns.clone(), ips: want.pod.ips.clone(), plan: want.plan.clone() };
+        let spec = PodSpec {
+            uid: uid.clone(),
+            netns: want.netns.clone(),
+            ips: want.pod.ips.to_vec(),
+            plan: want.plan.clone(),
+        };
         let started = Instant::now();
         match self.capture.enrol(&spec) {
             Ok(enrolled) => {
@@ -216,7 +263,7 @@ impl Keeper {
     /// Lets a pod go: gently if it merely left the mesh, at once if it is gone.
     fn withdraw(&mut self, uid: &PodUid, world: &World, flows: &mut KernelFlows) {
         let Some(one) = self.enrolled.get_mut(uid) else { return };
-        let still_there = world.pod(uid).is_some_and(|pod| pod.netns.as_deref() == Some(one.local.netns.path()))
+        let still_there = world.pod(uid).is_some_and(|pod| self.finder.is_still_at(pod, one.local.netns.path()))
             && NetNs::open(one.local.netns.path()).is_ok_and(|now| now.cookie() == one.local.netns.cookie());
         if !still_there {
             return self.forget(uid, flows);
@@ -270,16 +317,10 @@ impl Enrolled {
             uid: self.pod.uid.clone(),
             netns: self.desired.netns.clone(),
             cookie: self.local.netns.cookie(),
-            ips: self.desired.pod.ips.clone(),
+            ips: self.desired.pod.ips.to_vec(),
             plan: self.desired.plan.clone(),
         }
     }
-}
-
-fn desired(pod: &Arc<Pod>, world: &World) -> Option<DesiredPod> {
-    let netns = pod.netns.clone()?;
-    let cookie = NetNs::open(&netns).ok().map(|netns| netns.cookie());
-    Some(DesiredPod { pod: pod.clone(), netns, cookie, plan: world.policy().inbound_plan(pod) })
 }
 
 fn name(pod: &Pod) -> String {

@@ -8,6 +8,7 @@ mod keeper;
 mod near;
 mod pages;
 mod severed;
+mod source;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,7 +19,7 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
-use warren_core::world::{Loaded, MeshConfig, Severity, SourceText, World, load};
+use warren_core::world::{Loaded, MeshConfig, World};
 use warren_mesh::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
 use warren_mesh::limits::Limits;
 use warren_mesh::live::{CancelReason, LiveRegistry};
@@ -30,6 +31,7 @@ use self::gauges::Gauges;
 use self::keeper::Keeper;
 use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
+use self::source::{News, Source};
 use crate::budget::Budget;
 use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
 use crate::cli::SameNode;
@@ -40,11 +42,8 @@ use crate::judge::judge_again;
 use crate::shared::Shared;
 use crate::sys::socket::has_congestion_control;
 use crate::worker::{Worker, WorkerCommand};
-use crate::world_file::WorldFile;
 use crate::{http, worker};
 
-/// How often the world's files are looked at; a change is taken in once two looks agree.
-const WORLD_POLL: Duration = Duration::from_millis(100);
 /// How long the kernel's events are left alone after some were read: each connection within the node makes four, and
 /// a wake-up for each would cost more than the connection.
 const EVENT_REST: Duration = Duration::from_millis(5);
@@ -62,17 +61,15 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         config.tunnel_congestion = None;
     }
     let budget = Budget::of_process();
-    let (files, texts) =
-        WorldFile::open(config.world.clone()).map_err(|error| Fatal::new(Exit::World, "--world", &error))?;
-    let defaults = MeshConfig::new(config.trust_domain.clone());
-    let loaded = load(&texts, &defaults, None, 1);
+    let mut source = Source::open(&config)?;
+    let mesh = source.mesh();
     let admin = bind_admin(&config).await?;
-    let telemetry = telemetry(&config, &loaded.world.mesh)?;
-    let ca = identity(&config, &loaded.world.mesh, &telemetry)?;
+    let telemetry = telemetry(&config, &mesh)?;
+    let ca = identity(&config, &mesh, &telemetry)?;
     let capture = capture(&config)?;
     let socket = bind_socket(&config.run_dir)?;
     let shared = Arc::new(Shared {
-        world: ArcSwap::from_pointee(World::empty(loaded.world.mesh.clone())),
+        world: ArcSwap::from_pointee(World::empty(mesh)),
         telemetry: telemetry.clone(),
         live: LiveRegistry::default(),
         limits: Arc::new(limits(&config)),
@@ -90,21 +87,28 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         shared: shared.clone(),
         board: board.clone(),
         issuers: ca.clone(),
+        health: source.health(),
         gauges: Gauges::register(
             telemetry.metrics(),
             workers.iter().map(Worker::metrics).collect(),
             capture.counters(),
+            source.health(),
         ),
     };
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
-    let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers);
+    let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers, source.finder());
     let near =
         Near::start(shared.clone()).map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
+    // Until the first world is there, nothing is enrolled and nothing that an earlier agent enrolled is let go.
+    let Some(loaded) = first_world(&mut source).await? else {
+        let _ = std::fs::remove_file(socket_path(&config.run_dir));
+        announce(&format!("stopped node={}", config.node));
+        return Ok(());
+    };
     let mut agent = Agent {
         config,
-        defaults,
-        files,
+        source,
         flows: KernelFlows::new(shared.clone()),
         near,
         shared,
@@ -122,8 +126,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
 /// The parts of a running agent that its control thread owns.
 struct Agent {
     config: Config,
-    defaults: MeshConfig,
-    files: WorldFile,
+    source: Source,
     shared: Arc<Shared>,
     board: Arc<Board>,
     flows: KernelFlows,
@@ -142,16 +145,14 @@ impl Agent {
         let mut events = self.keeper.capture.events().map_err(|error| Fatal::new(Exit::Capture, "events", &error))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(runtime)?;
-        let mut world = interval(WORLD_POLL);
         let mut audit = interval(self.config.audit_interval);
-        world.set_missed_tick_behavior(MissedTickBehavior::Delay);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rested = Instant::now();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = world.tick() => self.look_at_files(),
+                news = self.source.next(&self.shared.world) => self.news(news),
                 _ = audit.tick() => self.audit()?,
                 () = at(self.keeper.next_try()) => self.reconcile(),
                 done = self.near.next() => self.near.attached(done, &mut self.keeper),
@@ -169,20 +170,18 @@ impl Agent {
     /// itself, pods and verdicts; last, everything that is open is judged by it.
     fn apply(&mut self, loaded: Loaded) {
         let Loaded { world, rejections } = loaded;
-        for rejection in &rejections {
-            match rejection.severity {
-                Severity::Error => tracing::error!("refused {rejection}"),
-                Severity::Ignored => tracing::info!("ignored {rejection}"),
-            }
-        }
-        if let Err(error) = self.keeper.capture.set_captured(&world.captured()) {
+        if let Err(error) = self.keeper.capture.set_captured(world.captured()) {
             tracing::error!(error = chain(&error), "captured ranges not updated; the last good world stays");
             self.board.notes().source_error = Some(chain(&error));
             self.unapplied = true;
             return;
         }
         self.unapplied = false;
-        tracing::info!(generation = world.generation, pods = world.pods.len(), "world in force");
+        if self.source.is_busy() {
+            tracing::debug!(generation = world.generation, pods = world.pods.len(), "world in force");
+        } else {
+            tracing::info!(generation = world.generation, pods = world.pods.len(), "world in force");
+        }
         self.shared.world.store(Arc::new(world));
         self.near.judge_again(&mut self.keeper);
         self.keeper.reconcile(&mut self.flows);
@@ -200,32 +199,17 @@ impl Agent {
         notes.pods = self.keeper.entries();
     }
 
-    fn look_at_files(&mut self) {
-        match self.files.poll() {
-            Ok(None) => {}
-            Ok(Some(texts)) => self.reload(&texts),
-            Err(error) => {
-                let text = error.to_string();
+    fn news(&mut self, news: News) {
+        match news {
+            News::World(loaded) => self.apply(*loaded),
+            News::Fault(text) => {
                 let mut notes = self.board.notes();
                 if notes.source_error.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "the world cannot be read; the last good one serves");
+                    tracing::error!(error = text, "the last good world serves");
                     notes.source_error = Some(text);
                 }
             }
         }
-    }
-
-    fn reload(&mut self, texts: &[SourceText]) {
-        let before = self.shared.world.load_full();
-        let loaded = load(texts, &self.defaults, Some(&before), before.generation + 1);
-        let asked = &loaded.world.mesh.trust_domain;
-        if *asked != before.mesh.trust_domain {
-            let text = format!("trust domain {asked}: it changes only with a restart; the last good world serves");
-            tracing::error!("{text}");
-            self.board.notes().source_error = Some(text);
-            return;
-        }
-        self.apply(loaded);
     }
 
     /// Compares kernel and world, repairs, reports; and notices namespaces that changed behind their paths.
@@ -244,7 +228,7 @@ impl Agent {
         }
         self.find_untold();
         if self.unapplied {
-            self.files.again();
+            self.source.again();
         }
         self.flows.prune();
         self.reconcile();
@@ -327,6 +311,18 @@ impl Agent {
 
     fn proxied(&self) -> usize {
         self.shared.live.snapshot().iter().filter(|(_, connection)| connection.is_proxied()).count()
+    }
+}
+
+/// Waits for a world; `None` if the agent is told to stop before.
+async fn first_world(source: &mut Source) -> Result<Option<Loaded>, Fatal> {
+    let runtime = |error: std::io::Error| Fatal::new(Exit::Runtime, "cannot go on", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(runtime)?;
+    tokio::select! {
+        loaded = source.first() => Ok(Some(loaded)),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
     }
 }
 

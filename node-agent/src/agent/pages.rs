@@ -14,8 +14,9 @@ use crate::http::{Page, Pages};
 use crate::shared::{LiveConnection, Shared};
 use crate::status::{
     ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodStatus, STATUS_PATH, STATUS_VERSION, Status,
-    SvidStatus, WorldStatus,
+    SvidStatus, WatchStatus, WorldStatus,
 };
+use crate::world_kube::{Health, Standing, WatchHealth};
 
 /// Everything the pages are made of.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub(crate) struct AgentPages {
     pub(crate) board: Arc<Board>,
     pub(crate) issuers: Arc<dyn SvidSource>,
     pub(crate) gauges: Gauges,
+    /// Of the watches, if the world is a cluster's.
+    pub(crate) health: Option<Health>,
 }
 
 /// On the status socket.
@@ -56,7 +59,7 @@ impl Pages for PublicPages {
                 body: self.0.metrics(),
             }),
             "/healthz/ready" if self.0.board.notes().ready => Some(Page::text(StatusCode::OK, "ready\n")),
-            "/healthz/ready" => Some(Page::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n")),
+            "/healthz/ready" => Some(Page::text(StatusCode::SERVICE_UNAVAILABLE, self.0.why_not_ready())),
             "/healthz/live" => Some(Page::text(StatusCode::OK, "alive\n")),
             _ => None,
         }
@@ -67,6 +70,14 @@ impl AgentPages {
     fn metrics(&self) -> String {
         self.gauges.refresh(&self.board.notes(), &self.shared.budget);
         self.shared.telemetry.metrics_text()
+    }
+
+    fn why_not_ready(&self) -> String {
+        let unsynced = self.health.as_ref().map(Health::unsynced).unwrap_or_default();
+        match unsynced[..] {
+            [] => "starting\n".to_owned(),
+            _ => format!("starting: the API server has not told of all {} yet\n", unsynced.join(", ")),
+        }
     }
 
     fn status(&self) -> Status {
@@ -80,7 +91,7 @@ impl AgentPages {
             node: self.node.clone(),
             trust_domain: world.mesh.trust_domain.to_string(),
             ready: notes.ready,
-            world: world_status(&world, &notes),
+            world: world_status(&world, &notes, self.health.as_ref()),
             pods: notes.pods.iter().map(|entry| pod_status(&world, entry, count(entry))).collect(),
             connections: live.iter().map(|(id, connection)| connection_status(*id, connection)).collect(),
             issuers: self.issuers.issuers().iter().map(issuer_status).collect(),
@@ -90,11 +101,13 @@ impl AgentPages {
     }
 }
 
-fn world_status(world: &World, notes: &Notes) -> WorldStatus {
+fn world_status(world: &World, notes: &Notes, health: Option<&Health>) -> WorldStatus {
+    let watches = health.map(Health::all).unwrap_or_default();
     WorldStatus {
+        watches: watches.iter().map(watch_status).collect(),
         generation: world.generation,
         age_seconds: notes.world_loaded.map_or(0, |loaded| loaded.elapsed().as_secs()),
-        source_error: notes.source_error.clone(),
+        source_error: notes.source_error.clone().or_else(|| health?.fault()),
         rejections: notes.rejections.clone(),
         objects: world
             .status()
@@ -106,6 +119,22 @@ fn world_status(world: &World, notes: &Notes) -> WorldStatus {
                 messages: status.messages.clone(),
             })
             .collect(),
+    }
+}
+
+fn watch_status(watch: &WatchHealth) -> WatchStatus {
+    WatchStatus {
+        kind: watch.watched.kind.as_str().to_owned(),
+        standing: match watch.standing {
+            Standing::Connecting => "connecting",
+            Standing::Listing => "listing",
+            Standing::Watching => "watching",
+            Standing::Missing => "missing",
+        }
+        .to_owned(),
+        synced: watch.synced,
+        age_seconds: watch.age().as_secs(),
+        error: watch.error.clone(),
     }
 }
 
@@ -126,8 +155,8 @@ fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus 
         })
     });
     PodStatus {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
         uid: pod.uid.to_string(),
         identity: pod.identity.to_string(),
         ips: pod.ips.iter().map(ToString::to_string).collect(),

@@ -1,7 +1,6 @@
 //! What is captured: the tries and the exact entries, changed by difference.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData};
@@ -27,7 +26,7 @@ pub(super) struct CapturedMaps {
     trie4: LpmTrie<MapData, [u8; 4], u8>,
     trie6: LpmTrie<MapData, [u8; 16], u8>,
     exact: HashMap<MapData, Raw<ExactKey>, u8>,
-    wanted: Option<Entries>,
+    wanted: Option<CaptureSet>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,24 +47,42 @@ impl CapturedMaps {
     }
 
     /// Makes the maps hold this set. Entries are added before others are removed: nothing that is in both sets is ever
-    /// missing.
+    /// missing. If only addresses changed, only what changed is looked at.
     pub(super) fn set(&mut self, set: &CaptureSet) -> Result<CaptureDiff, BpfError> {
-        // The first time, an earlier agent's entries may stand there.
-        let standing = match self.wanted.take() {
-            Some(entries) => entries,
-            None => self.read()?,
+        let diff = match self.wanted.take() {
+            Some(before) if before.ranges == set.ranges => self.follow(&before, set)?,
+            Some(before) => self.change(&Entries::of(&before), &Entries::of(set))?,
+            // The first time, an earlier agent's entries may stand there.
+            None => self.change(&self.read()?, &Entries::of(set))?,
         };
-        let wanted = Entries::of(set);
-        let diff = self.change(&standing, &wanted)?;
-        self.wanted = Some(wanted);
+        self.wanted = Some(set.clone());
         Ok(diff)
     }
 
     /// Makes the maps hold again what was set last.
     pub(super) fn repair(&mut self) -> Result<CaptureDiff, BpfError> {
-        let Some(wanted) = self.wanted.clone() else { return Ok(CaptureDiff::default()) };
+        let Some(wanted) = self.wanted.as_ref().map(Entries::of) else { return Ok(CaptureDiff::default()) };
         let standing = self.read()?;
         self.change(&standing, &wanted)
+    }
+
+    fn follow(&mut self, before: &CaptureSet, after: &CaptureSet) -> Result<CaptureDiff, BpfError> {
+        let (mut came, mut went) = (Entries::default(), Entries::default());
+        after.addresses.since(&before.addresses, |difference| {
+            let ip = *difference.key;
+            match (difference.before, difference.after) {
+                _ if after.is_covered(ip) => {}
+                (None, Some(_)) => came.add(IpNet::from(ip)),
+                (Some(_), None) => went.add(IpNet::from(ip)),
+                // Another pod or Service has it too, or no longer.
+                _ => {}
+            }
+        });
+        if before.exact != after.exact {
+            came.exact = exact_keys(after);
+            went.exact = exact_keys(before);
+        }
+        self.change(&went, &came)
     }
 
     fn change(&mut self, standing: &Entries, wanted: &Entries) -> Result<CaptureDiff, BpfError> {
@@ -111,19 +128,18 @@ impl CapturedMaps {
 impl Entries {
     fn of(set: &CaptureSet) -> Self {
         let mut entries = Self::default();
-        for prefix in &set.prefixes {
-            match prefix.trunc() {
-                IpNet::V4(net) => {
-                    entries.v4.insert((u32::from(net.prefix_len()), net.network().octets()));
-                }
-                IpNet::V6(net) => {
-                    entries.v6.insert((u32::from(net.prefix_len()), net.network().octets()));
-                }
-            }
+        for prefix in set.prefixes() {
+            entries.add(prefix);
         }
-        let exact = set.exact.iter().map(|(ip, port): &(IpAddr, u16)| ExactKey::new(key(*ip), *port));
-        entries.exact.extend(exact);
+        entries.exact = exact_keys(set);
         entries
+    }
+
+    fn add(&mut self, prefix: IpNet) {
+        match prefix.trunc() {
+            IpNet::V4(net) => self.v4.insert((u32::from(net.prefix_len()), net.network().octets())),
+            IpNet::V6(net) => self.v6.insert((u32::from(net.prefix_len()), net.network().octets())),
+        };
     }
 
     fn beyond(&self, other: &Self) -> usize {
@@ -133,19 +149,26 @@ impl Entries {
     }
 }
 
+fn exact_keys(set: &CaptureSet) -> BTreeSet<ExactKey> {
+    set.exact.iter().map(|(ip, port)| ExactKey::new(key(*ip), *port)).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn entries_are_the_networks_of_the_prefixes() {
-        let mut set = CaptureSet::default();
-        set.prefixes.insert("10.1.2.3/16".parse().unwrap());
-        set.prefixes.insert("fd00::1/128".parse().unwrap());
-        set.exact.insert(("192.0.2.1".parse().unwrap(), 80));
+        let ranges = Arc::new(["10.1.2.3/16".parse().unwrap()].into());
+        let exact = Arc::new([("192.0.2.1".parse().unwrap(), 80)].into());
+        let mut set = CaptureSet { ranges, exact, ..CaptureSet::default() };
+        set.addresses.insert("fd00::1".parse().unwrap(), 1);
+        set.addresses.insert("10.1.9.9".parse().unwrap(), 1);
         let entries = Entries::of(&set);
         assert!(entries.v4.contains(&(16, [10, 1, 0, 0])));
-        assert_eq!(entries.v6.len(), 1);
+        assert_eq!((entries.v4.len(), entries.v6.len()), (1, 1), "one address is covered by the range");
         assert_eq!(entries.beyond(&Entries::default()), 3);
         assert_eq!(Entries::default().beyond(&entries), 0);
     }

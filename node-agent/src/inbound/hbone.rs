@@ -77,8 +77,8 @@ impl Accepted {
         let world = shared.world.load();
         let parties = Parties {
             connection_id: shared.telemetry.connection_id().to_string(),
-            source_workload: world.pod_by_ip(peer.ip()).map(|pod| pod.workload.name.clone()),
-            destination_workload: world.pod(&context.pod.uid).map(|pod| pod.workload.name.clone()),
+            source_workload: world.pod_by_ip(peer.ip()).map(|pod| pod.workload.name.to_string()),
+            destination_workload: world.pod(&context.pod.uid).map(|pod| pod.workload.name.to_string()),
         };
         let facts = outcome.as_ref().map(|server| server.peer_facts().as_ref());
         let own = snapshot.svid.id();

@@ -81,8 +81,8 @@ impl Dialler for PodDialler {
         let snapshot = self.pod.identity().current().ok()?;
         let parties = Parties {
             connection_id: String::new(),
-            source_workload: Some(source.workload.name.clone()),
-            destination_workload: Some(peer.workload.name.clone()),
+            source_workload: Some(source.workload.name.to_string()),
+            destination_workload: Some(peer.workload.name.to_string()),
         };
         (*snapshot.svid.id() == key.source).then_some(Occasion { snapshot, parties })
     }

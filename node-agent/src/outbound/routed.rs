@@ -172,8 +172,8 @@ impl Tunnelling {
             request: &request,
             parties: Parties {
                 connection_id: record.connection_id().to_string(),
-                source_workload: Some(pod.workload.name.clone()),
-                destination_workload: Some(route.destination.workload.name.clone()),
+                source_workload: Some(pod.workload.name.to_string()),
+                destination_workload: Some(route.destination.workload.name.to_string()),
             },
             early_data: shared.early_data.allowed_to(route.hbone.ip()),
         };

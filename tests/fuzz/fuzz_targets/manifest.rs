@@ -20,8 +20,9 @@ fuzz_target!(|text: &str| {
         assert!(!rejection.reason.is_empty());
     }
     let captured = loaded.world.captured();
+    let prefixes = captured.prefixes();
     for pod in loaded.world.pods.values().filter(|pod| !pod.host_network) {
-        assert!(pod.ips.iter().all(|ip| captured.prefixes.iter().any(|prefix| prefix.contains(ip))));
+        assert!(pod.ips.iter().all(|ip| prefixes.iter().any(|prefix| prefix.contains(ip))));
     }
     let again = read(text, None);
     assert_eq!(

@@ -210,22 +210,22 @@ fn pod(mesh: &MeshConfig, namespace: &str, number: usize, labels: &[(&str, &str)
     let name = format!("pod-{number}");
     Pod {
         uid: format!("{namespace}/{name}").as_str().into(),
-        namespace: namespace.to_owned(),
-        service_account: "default".to_owned(),
-        node: "n".to_owned(),
-        ips: vec!["10.0.0.9".parse().expect("address")],
-        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        namespace: namespace.into(),
+        service_account: "default".into(),
+        node: "n".into(),
+        ips: ["10.0.0.9".parse().expect("address")].into(),
+        labels: labels.iter().map(|(k, v)| (*k, *v)).collect(),
         ready: true,
         identity: SpiffeId::new(&mesh.trust_domain, namespace, "default").expect("identity"),
         mode: MeshMode::Ambient,
         netns: None,
-        workload: Workload { kind: WorkloadKind::Pod, name: name.clone() },
-        canonical_name: name.clone(),
-        canonical_revision: "latest".to_owned(),
-        ports: Vec::new(),
+        workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },
+        canonical_name: name.as_str().into(),
+        canonical_revision: "latest".into(),
+        ports: [].into(),
         host_network: false,
-        host_ips: Vec::new(),
-        name,
+        host_ips: [].into(),
+        name: name.into(),
     }
 }
 

@@ -73,6 +73,21 @@ impl AgentBuilder {
         self
     }
 
+    /// Takes the world from an API server, by this kubeconfig.
+    #[must_use]
+    pub fn kubernetes(self, kubeconfig: &Path) -> Self {
+        let kubeconfig = kubeconfig.to_str().expect("UTF-8 path").to_owned();
+        self.world(Path::new("kubernetes")).flag("--kubeconfig", &kubeconfig)
+    }
+
+    /// Starts it without waiting until it is ready.
+    #[track_caller]
+    pub fn launch(self) -> Agent {
+        let mut agent = Agent { how: self, child: None, starts: 0 };
+        agent.launch();
+        agent
+    }
+
     /// Starts it with this limit of open files (soft and hard).
     #[must_use]
     pub fn open_files(mut self, limit: u64) -> Self {
@@ -138,6 +153,12 @@ impl Agent {
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         // Spawned from the test's own thread: the parent-death signal is bound to the thread that forked.
         self.child = Some(command.spawn().expect("nsenter and setpriv (Debian: util-linux) can be run"));
+    }
+
+    /// Waits for its `warren: ready` line.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
+        eventually("the agent says `warren: ready`", READY, || self.stdout().contains("warren: ready").then_some(()));
     }
 
     /// Name of its node.

@@ -8,16 +8,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod agent;
+pub mod api_server;
 pub mod apps;
 pub mod capture;
 pub mod client;
 pub mod command;
+pub mod fake_api;
 pub mod hbone;
 pub mod lab;
 pub mod manifest;
 pub mod netns;
 pub mod packet;
 pub mod pki;
+pub mod pod_process;
 pub mod spy;
 pub mod stale;
 pub mod wait;

@@ -2,31 +2,36 @@
 //! selected), each compiled once and shared by every pod it applies to, so
 //! that neither building nor deciding multiplies policies by pods.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use super::compile::Facts;
 use super::decision::{Connection, Denial, DenyReason, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
 use super::matcher::Peer;
 use super::peer_authentication::PortModes;
-use super::rule_index::RuleIndex;
 use super::scope::{PolicyKind, PolicySet};
 use crate::addr::canonical;
 use crate::identity::PodUid;
-use crate::world::{MeshConfig, Pod};
+use crate::world::{MeshConfig, Pod, SharedMap};
 
 mod build;
+mod layer;
+
+pub use build::PolicyBuilder;
+use layer::{ItemKey, Layer};
 
 /// Every policy of a world, ready to judge connections to its pods.
 ///
 /// Immutable. A decision costs a few look-ups, whatever the number of
-/// policies, and allocates nothing.
+/// policies, and allocates nothing. Versions share what they have in common.
 #[derive(Debug)]
 pub struct PolicyIndex {
-    mesh: MeshConfig,
-    pods: HashMap<PodUid, PodPolicy>,
+    mesh: Arc<MeshConfig>,
+    pods: SharedMap<PodUid, Arc<PodPolicy>>,
     default_allow: PolicyRef,
-    bindings: Vec<PolicyBinding>,
+    bindings: SharedMap<ItemKey, Arc<PolicyBinding>>,
+    /// The bindings in order, once somebody asks.
+    listed: OnceLock<Vec<PolicyBinding>>,
 }
 
 /// What became of one policy object.
@@ -53,25 +58,20 @@ struct PodPolicy {
     layers: [Arc<Layer>; 3],
 }
 
-/// The policies of one scope.
-#[derive(Debug)]
-struct Layer {
-    allow: RuleIndex,
-    refuse: RuleIndex,
-    /// The first ALLOW policy by name, if there is any.
-    first_allow: Option<PolicyRef>,
-    /// A policy that was not understood, and what is said to those it denies.
-    not_understood: Option<(PolicyRef, Arc<str>)>,
-    /// Whether no policy, of whatever action, selects here.
-    is_empty: bool,
-}
-
 impl PolicyIndex {
     /// Compiles the policies of a world.
     ///
     /// Objects that did not pass validation are treated as not understood.
     pub fn build<'a>(mesh: &MeshConfig, pods: impl IntoIterator<Item = &'a Pod>, policies: &PolicySet) -> Self {
-        build::build(mesh, pods, policies)
+        let mut builder = PolicyBuilder::new(mesh.clone());
+        builder.put_all(policies);
+        let mut by_namespace: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+        for pod in pods {
+            by_namespace.entry(&pod.namespace).or_default().push(pod);
+            builder.put_pod(pod);
+        }
+        builder.commit(|namespace| by_namespace.get(namespace).into_iter().flatten().copied());
+        builder.index()
     }
 
     /// Judges a connection.
@@ -122,7 +122,12 @@ impl PolicyIndex {
 
     /// What became of every policy object, in a fixed order.
     pub fn bindings(&self) -> &[PolicyBinding] {
-        &self.bindings
+        self.listed.get_or_init(|| {
+            let mut listed: Vec<PolicyBinding> = self.bindings.values().map(|binding| (**binding).clone()).collect();
+            let key = |b: &PolicyBinding| (b.kind, b.namespace.clone(), b.name.clone(), b.understood);
+            listed.sort_by_cached_key(key);
+            listed
+        })
     }
 
     fn facts<'a>(&self, connection: &Connection<'a>) -> Facts<'a> {

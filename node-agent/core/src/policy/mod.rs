@@ -36,7 +36,7 @@ mod tests;
 pub mod validate;
 
 pub use decision::{Connection, Denial, DenyReason, Detail, InboundPlan, MtlsMode, Permit, PlainVerdict, PolicyRef};
-pub use index::{PolicyBinding, PolicyIndex};
+pub use index::{PolicyBinding, PolicyBuilder, PolicyIndex};
 pub use object::{
     AuthorizationPolicy, AuthorizationPolicySpec, CreationTime, PeerAuthentication, PeerAuthenticationSpec,
     WorkloadSelector,

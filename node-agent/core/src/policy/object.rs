@@ -14,6 +14,8 @@ use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::world::Labels;
+
 /// A whole AuthorizationPolicy that passed validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
@@ -89,8 +91,8 @@ pub struct WorkloadSelector {
 
 impl WorkloadSelector {
     /// Whether a pod with these labels is selected.
-    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    pub fn selects(&self, labels: &Labels) -> bool {
+        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value.as_str()))
     }
 }
 

@@ -6,11 +6,12 @@
 //! policies is not imitated, with its corner cases.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::decision::{MtlsMode, PolicyRef};
 use super::object::{Mode, PeerAuthentication};
 use super::scope::Scopes;
-use crate::world::Pod;
+use crate::world::Labels;
 
 /// A mode, and the object that set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,52 +33,73 @@ impl PortModes {
     }
 }
 
-/// Every PeerAuthentication of the world, oldest first.
-#[derive(Debug)]
-pub(super) struct PeerAuthentications<'a> {
-    objects: Vec<&'a PeerAuthentication>,
+/// The PeerAuthentications that may apply to the pods of one namespace, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct PeerAuthentications {
+    objects: Vec<Arc<PeerAuthentication>>,
     references: Vec<PolicyRef>,
-    scopes: Scopes<'a>,
-    root_namespace: &'a str,
+    scopes: Scopes,
 }
 
-impl<'a> PeerAuthentications<'a> {
-    pub(super) fn new(objects: &[&'a PeerAuthentication], root_namespace: &'a str) -> Self {
-        let mut sorted = objects.to_vec();
+/// Which of the objects count for a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Counting {
+    workload: Option<usize>,
+    namespace: Option<usize>,
+    mesh: Option<usize>,
+}
+
+impl Counting {
+    fn positions(self) -> impl Iterator<Item = usize> {
+        [self.workload, self.namespace, self.mesh].into_iter().flatten()
+    }
+}
+
+impl PeerAuthentications {
+    /// Of the objects of the root namespace and of the pods' own.
+    pub(super) fn new(objects: impl IntoIterator<Item = Arc<PeerAuthentication>>, root_namespace: &str) -> Self {
+        let mut sorted: Vec<_> = objects.into_iter().collect();
         sorted.sort_by(|a, b| a.age_order(b));
-        let reference = |o: &&PeerAuthentication| PolicyRef::peer_authentication(&o.namespace, &o.name);
-        let mut this = Self {
-            references: sorted.iter().map(reference).collect(),
-            objects: sorted,
-            scopes: Scopes::default(),
-            root_namespace,
-        };
-        for (position, object) in this.objects.iter().enumerate() {
-            if !is_ignored(object, root_namespace) {
-                let selector = object.spec.narrowing_selector();
-                this.scopes.add(position, &object.namespace, selector, root_namespace);
+        let reference = |o: &Arc<PeerAuthentication>| PolicyRef::peer_authentication(&o.namespace, &o.name);
+        let references = sorted.iter().map(reference).collect();
+        let mut scopes = Scopes::default();
+        for (position, object) in sorted.iter().enumerate() {
+            let is_root = object.namespace == root_namespace;
+            let selector = object.spec.narrowing_selector();
+            if !(is_root && selector.is_some()) {
+                scopes.add(position, is_root, selector);
             }
         }
-        this
+        Self { objects: sorted, references, scopes }
     }
 
-    /// The modes of a pod, and the positions of the objects that count for it.
-    pub(super) fn of(&self, pod: &Pod) -> (PortModes, Vec<usize>) {
-        let workload = self.scopes.selecting(pod).first().copied();
-        let namespace = self.scopes.of_namespace(pod).first().copied();
-        let mesh = self.scopes.mesh.first().copied();
-        let counting: Vec<usize> = [workload, namespace, mesh].into_iter().flatten().collect();
+    /// The objects that count for pods with these labels.
+    pub(super) fn counting(&self, labels: &Labels) -> Counting {
+        Counting {
+            workload: self.scopes.selecting(labels).first().copied(),
+            namespace: self.scopes.namespace.first().copied(),
+            mesh: self.scopes.mesh.first().copied(),
+        }
+    }
+
+    /// The modes that they make.
+    pub(super) fn modes(&self, counting: Counting) -> PortModes {
         let default = counting
-            .iter()
-            .find_map(|position| self.setting(*position, self.objects.get(*position)?.spec.mode()))
+            .positions()
+            .find_map(|position| self.setting(position, self.objects.get(position)?.spec.mode()))
             .unwrap_or(Setting { mode: MtlsMode::Permissive, by: None });
-        let own_ports = workload.and_then(|w| Some((w, self.objects.get(w)?.spec.port_level_mtls.as_ref()?)));
+        let own_ports = counting.workload.and_then(|w| Some((w, self.objects.get(w)?.spec.port_level_mtls.as_ref()?)));
         let ports = own_ports
             .into_iter()
             .flat_map(|(position, ports)| ports.iter().map(move |(port, mtls)| (position, port, mtls)))
             .filter_map(|(position, port, mtls)| Some((*port, self.setting(position, mtls.mode)?)))
             .collect();
-        (PortModes { default, ports }, counting)
+        PortModes { default, ports }
+    }
+
+    /// The objects themselves.
+    pub(super) fn of(&self, counting: Counting) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
+        counting.positions().filter_map(|position| self.objects.get(position))
     }
 
     fn setting(&self, position: usize, mode: Mode) -> Option<Setting> {
@@ -90,39 +112,26 @@ impl<'a> PeerAuthentications<'a> {
         Some(Setting { mode, by })
     }
 
-    /// The objects, with what there is to say about each for its status.
-    pub(super) fn objects(&self) -> impl Iterator<Item = (&'a PeerAuthentication, Vec<String>)> {
-        self.objects.iter().enumerate().map(|(position, object)| {
-            let warnings = object.spec.validate().unwrap_or_default();
-            let mut messages: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-            if is_ignored(object, self.root_namespace) {
+    /// What there is to say about an object of the namespace for its status.
+    pub(super) fn messages(&self, object: &PeerAuthentication, root_namespace: &str) -> Vec<String> {
+        let warnings = object.spec.validate().unwrap_or_default();
+        let mut messages: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        let is_root = object.namespace == root_namespace;
+        if object.spec.narrowing_selector().is_some() {
+            if is_root {
                 messages.push(
                     "ignored: a PeerAuthentication with a selector has no effect in the root \
                      namespace"
                         .to_owned(),
                 );
             }
-            if let Some(older) = self.older_in_scope(position, object) {
-                messages.push(format!("ignored: {}/{} is older and of the same scope", older.namespace, older.name));
-            }
-            (*object, messages)
-        })
-    }
-
-    fn older_in_scope(&self, position: usize, object: &PeerAuthentication) -> Option<&'a PeerAuthentication> {
-        if object.spec.narrowing_selector().is_some() {
-            return None;
+            return messages;
         }
-        let scope = if object.namespace == self.root_namespace {
-            &self.scopes.mesh
-        } else {
-            self.scopes.namespaces.get(object.namespace.as_str())?
-        };
-        let oldest = *scope.first()?;
-        (oldest != position).then(|| self.objects.get(oldest).copied()).flatten()
+        let scope = if is_root { &self.scopes.mesh } else { &self.scopes.namespace };
+        let oldest = scope.first().and_then(|position| self.objects.get(*position));
+        if let Some(older) = oldest.filter(|oldest| ***oldest != *object) {
+            messages.push(format!("ignored: {}/{} is older and of the same scope", older.namespace, older.name));
+        }
+        messages
     }
-}
-
-fn is_ignored(object: &PeerAuthentication, root_namespace: &str) -> bool {
-    object.namespace == root_namespace && object.spec.narrowing_selector().is_some()
 }

@@ -125,7 +125,7 @@ impl Reference<'_> {
         let workload = oldest(&|p| {
             has_labels(p) && p.namespace != *root && self.applies(&p.namespace, p.spec.selector.as_ref(), pod)
         });
-        let namespace = oldest(&|p| !has_labels(p) && p.namespace == pod.namespace && p.namespace != *root);
+        let namespace = oldest(&|p| !has_labels(p) && pod.namespace == p.namespace && p.namespace != *root);
         let mesh = oldest(&|p| !has_labels(p) && p.namespace == *root);
         let of_port = workload.and_then(|p| {
             let ports = p.spec.port_level_mtls.as_ref()?;
@@ -151,9 +151,9 @@ impl Reference<'_> {
 
     /// The scope table of policy.md §1.1.
     fn applies(&self, namespace: &str, selector: Option<&WorkloadSelector>, pod: &Pod) -> bool {
-        let in_namespace = namespace == self.mesh.root_namespace || namespace == pod.namespace;
+        let in_namespace = namespace == self.mesh.root_namespace || pod.namespace == namespace;
         let mut labels = selector.iter().flat_map(|s| &s.match_labels);
-        in_namespace && labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+        in_namespace && labels.all(|(key, value)| pod.labels.get(key) == Some(value.as_str()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::object::{AuthorizationPolicy, PeerAuthentication, WorkloadSelector};
-use crate::world::Pod;
+use crate::world::Labels;
 
 /// Every policy object of a world, in any order.
 #[derive(Debug, Clone, Default)]
@@ -52,63 +52,43 @@ pub struct NotUnderstood {
     pub reason: String,
 }
 
-/// Objects of one kind, by what they apply to. Positions are those of the
+/// Objects of one kind that may apply to the pods of one namespace, by what they apply to. Positions are those of the
 /// order of insertion.
 #[derive(Debug, Default)]
-pub(super) struct Scopes<'a> {
+pub(super) struct Scopes {
     pub(super) mesh: Vec<usize>,
-    pub(super) namespaces: HashMap<&'a str, Vec<usize>>,
-    selected: Selected<'a>,
+    pub(super) namespace: Vec<usize>,
+    selected: Selected,
 }
 
-/// Objects with a selector, by their first label, so that binding pods does
-/// not try every object on every pod.
+/// Objects with a selector, by their first label and its value, so that binding pods does not try every object on
+/// every pod.
 #[derive(Debug, Default)]
-struct Selected<'a> {
-    by_label: HashMap<LabelKey<'a>, Vec<(usize, &'a WorkloadSelector)>>,
+struct Selected {
+    by_label: HashMap<String, HashMap<String, Vec<(usize, WorkloadSelector)>>>,
 }
 
-/// Namespace (`None` for an object of the root namespace), label, value.
-type LabelKey<'a> = (Option<&'a str>, &'a str, &'a str);
-
-impl<'a> Scopes<'a> {
-    /// Adds the object at `position`.
-    pub(super) fn add(
-        &mut self,
-        position: usize,
-        namespace: &'a str,
-        selector: Option<&'a WorkloadSelector>,
-        root_namespace: &str,
-    ) {
-        let is_root = namespace == root_namespace;
+impl Scopes {
+    /// Adds the object at `position`: of the root namespace, or of the pods' own.
+    pub(super) fn add(&mut self, position: usize, is_root: bool, selector: Option<&WorkloadSelector>) {
         let first = selector.and_then(|s| Some((s, s.match_labels.first_key_value()?)));
         match first {
             Some((selector, (key, value))) => {
-                let key = ((!is_root).then_some(namespace), key.as_str(), value.as_str());
-                let list = self.selected.by_label.entry(key).or_default();
-                list.push((position, selector));
+                let values = self.selected.by_label.entry(key.clone()).or_default();
+                values.entry(value.clone()).or_default().push((position, selector.clone()));
             }
             None if is_root => self.mesh.push(position),
-            None => self.namespaces.entry(namespace).or_default().push(position),
+            None => self.namespace.push(position),
         }
     }
 
-    /// Objects without selector of the pod's namespace.
-    pub(super) fn of_namespace(&self, pod: &Pod) -> &[usize] {
-        self.namespaces.get(pod.namespace.as_str()).map_or(&[], Vec::as_slice)
-    }
-
-    /// Objects whose selector selects the pod, ascending.
-    pub(super) fn selecting(&self, pod: &Pod) -> Vec<usize> {
-        let mut positions: Vec<_> = pod
-            .labels
+    /// Objects whose selector selects the labels, ascending.
+    pub(super) fn selecting(&self, labels: &Labels) -> Vec<usize> {
+        let mut positions: Vec<_> = labels
             .iter()
-            .flat_map(|(key, value)| {
-                [None, Some(pod.namespace.as_str())].map(|namespace| (namespace, key.as_str(), value.as_str()))
-            })
-            .filter_map(|key| self.selected.by_label.get(&key))
+            .filter_map(|(key, value)| self.selected.by_label.get(key)?.get(value))
             .flatten()
-            .filter(|(_, selector)| selector.selects(&pod.labels))
+            .filter(|(_, selector)| selector.selects(labels))
             .map(|(position, _)| *position)
             .collect();
         positions.sort_unstable();

@@ -101,7 +101,7 @@ fn a_service_leads_to_its_ready_endpoints_of_the_same_family() {
 #[test]
 fn every_usable_endpoint_is_as_likely_as_any_other() {
     let endpoints: Vec<Endpoint> = (0..100)
-        .map(|i| Endpoint { pod: None, ip: [10, 0, 0, i].into(), ready: i % 3 != 0, ports: [(80, 8080)].into() })
+        .map(|i| Endpoint { ip: [10, 0, 0, i].into(), ready: i % 3 != 0, ports: [(80, 8080)].into() })
         .collect();
     // Of the last kind so few are usable that they are counted.
     for usable in
@@ -142,8 +142,8 @@ fn only_a_pod_of_the_same_node_that_is_dialled_by_its_own_address_is_near() {
         let world = world(text);
         near(&world, pod(&world, "case", "a"), to.parse().unwrap()).map(|pod| pod.name.clone())
     };
-    assert_eq!(near(WORLD, "10.0.0.2:80"), Some("b".to_owned()));
-    assert_eq!(near(WORLD, "[fd00::2]:80"), Some("b".to_owned()));
+    assert_eq!(near(WORLD, "10.0.0.2:80"), Some("b".into()));
+    assert_eq!(near(WORLD, "[fd00::2]:80"), Some("b".into()));
     let elsewhere = WORLD.replace("{serviceAccountName: b}", "{serviceAccountName: b, nodeName: far}");
     assert_eq!(near(&elsewhere, "10.0.0.2:80"), None);
     // Itself, the mesh's own port, a service, a port of the node, outside of the mesh, nobody.

@@ -87,7 +87,7 @@ impl Baggage {
                 return;
             }
         };
-        self.workload = Some(Workload { kind, name: value.to_owned() });
+        self.workload = Some(Workload { kind, name: value.into() });
     }
 
     fn field_mut(&mut self, key: &str) -> Option<&mut Option<String>> {
@@ -359,7 +359,8 @@ mod tests {
 
     fn workload() -> impl Strategy<Value = Workload> {
         let kinds = [WorkloadKind::Deployment, WorkloadKind::CronJob, WorkloadKind::Job, WorkloadKind::Pod];
-        (proptest::sample::select(kinds.to_vec()), "[a-z0-9.-]{1,20}").prop_map(|(kind, name)| Workload { kind, name })
+        (proptest::sample::select(kinds.to_vec()), "[a-z0-9.-]{1,20}")
+            .prop_map(|(kind, name)| Workload { kind, name: name.into() })
     }
 
     proptest! {

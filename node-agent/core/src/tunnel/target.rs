@@ -80,7 +80,7 @@ pub fn inbound_target(
 /// The pod's port behind a service port. Readiness does not matter here: the
 /// source chose this pod, and a pod going down still serves what reaches it.
 fn target_port(service: &Service, pod: &Pod, ip: IpAddr, port: u16) -> Option<u16> {
-    let own = |e: &&Endpoint| e.pod.as_ref() == Some(&pod.uid);
+    let own = |e: &&Endpoint| pod.ips.contains(&e.ip);
     let at = |wanted: Option<IpAddr>| {
         let here = |e: &&Endpoint| wanted.is_none_or(|ip| e.ip == ip);
         let mut ends = service.endpoints.iter().filter(own).filter(here);

@@ -7,16 +7,15 @@ mod services;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::index::Indexes;
+use super::World;
+use super::builder::WorldBuilder;
 use super::manifest::{self, Document, Kind, ObjectKey, Rejection, Severity, SourceText};
 use super::model::MeshConfig;
-use super::object::{self, FieldProblem, MeshObject, Object, PolicyScope};
-use super::status::ObjectState;
-use super::{ObjectStatus, World};
-use crate::policy::{NotUnderstood, PolicyBinding, PolicyIndex, PolicyKind, PolicySet};
+use super::object::{self, FieldProblem, MeshObject, Object, PodObject, PolicyScope, ServiceObject};
+use crate::policy::{NotUnderstood, PolicyKind};
 
 /// A world and what did not make it into it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Loaded {
     /// The world.
     pub world: World,
@@ -35,8 +34,8 @@ pub(super) struct InForce {
     pub(super) is_last_good: bool,
 }
 
-const STAYS: &str = "the version accepted before stays in force";
-const DENIES: &str = "until that is mended, the pods it is about deny everything";
+pub(super) const STAYS: &str = "the version accepted before stays in force";
+pub(super) const DENIES: &str = "until that is mended, the pods it is about deny everything";
 
 /// All objects in force, by key.
 pub(super) type Objects = BTreeMap<ObjectKey, Arc<InForce>>;
@@ -263,60 +262,41 @@ impl Loader {
     fn finish(mut self, defaults: &MeshConfig, previous: Option<&World>, generation: u64) -> Loaded {
         let local = self.mesh_object();
         let mesh = local.over(defaults);
-        let pods = pods::build(&mut self, &mesh, &local, previous);
-        let services = services::build(&mut self, &pods);
-        let policies = self.policies();
-        let policy = PolicyIndex::build(&mesh, pods.values().map(|pod| &**pod), &policies);
-        let status = policy.bindings().iter().map(|b| self.status(b)).collect();
+        let pods = pods::sound(&mut self, &mesh, &local, previous);
+        let services = services::sound(&mut self, &pods);
+        let mut world = self.build(mesh, pods, services).snapshot(generation);
+        pods::hint_at_missing_nodes(&mut self, &world);
+        let old = self.objects.iter().filter(|(key, old)| key.kind.is_policy() && old.is_last_good);
+        world.last_good = Arc::new(old.map(|(key, _)| key.clone()).collect());
         self.rejections.sort_by_key(|(file, rejection)| (*file, rejection.line));
         let rejections = self.rejections.into_iter().map(|(_, rejection)| rejection).collect();
-        let world = World {
-            generation,
-            indexes: Arc::new(Indexes::build(&pods, &services)),
-            mesh,
-            pods,
-            services,
-            policy: Arc::new(policy),
-            status,
-            objects: Arc::new(self.objects),
-        };
+        world.objects = Arc::new(self.objects);
         Loaded { world, rejections }
     }
 
-    fn policies(&mut self) -> PolicySet {
-        let mut set = PolicySet::default();
-        for in_force in self.objects.values() {
-            match &in_force.object {
-                Object::AuthorizationPolicy(policy) => set.authorization.push(policy.clone()),
-                Object::PeerAuthentication(policy) => set.peer_authentication.push(policy.clone()),
-                _ => {}
-            }
+    /// Puts what is left into a world, in the order in which it was read, so that the first one counts.
+    fn build(
+        &mut self,
+        mesh: MeshConfig,
+        mut pods: BTreeMap<ObjectKey, PodObject>,
+        mut services: BTreeMap<ObjectKey, ServiceObject>,
+    ) -> WorldBuilder {
+        let mut builder = WorldBuilder::new(mesh);
+        for (rank, key) in (0..).zip(&self.order) {
+            let Some(in_force) = self.objects.get(key) else { continue };
+            let object = match (pods.remove(key), services.remove(key)) {
+                (Some(pod), _) => Object::Pod(Box::new(pod)),
+                (None, Some(service)) => Object::Service(service),
+                // A pod that is not sound has been taken out of the objects, or has ended.
+                (None, None) if key.kind == Kind::Pod => continue,
+                (None, None) => in_force.object.clone(),
+            };
+            // What a builder refuses, two of these pods or more would have to claim: that was looked for.
+            let _ = builder.put(key, rank, object);
         }
-        set.not_understood = std::mem::take(&mut self.not_understood);
-        set
-    }
-
-    fn status(&self, binding: &PolicyBinding) -> ObjectStatus {
-        let kind = match binding.kind {
-            PolicyKind::AuthorizationPolicy => Kind::AuthorizationPolicy,
-            PolicyKind::PeerAuthentication => Kind::PeerAuthentication,
-        };
-        let (namespace, name) = (binding.namespace.clone(), binding.name.clone());
-        let key = ObjectKey { kind, namespace, name };
-        let is_last_good = self.objects.get(&key).is_some_and(|o| o.is_last_good);
-        let state = match (binding.understood, is_last_good, binding.messages.is_empty()) {
-            (false, ..) => ObjectState::NotUnderstood,
-            (true, true, _) => ObjectState::LastGood,
-            (true, false, false) => ObjectState::AcceptedWithWarnings,
-            (true, false, true) => ObjectState::Accepted,
-        };
-        ObjectStatus {
-            kind: kind.as_str().to_owned(),
-            namespace: key.namespace,
-            name: key.name,
-            state,
-            messages: binding.messages.clone(),
-            pods: binding.pods,
+        for refused in std::mem::take(&mut self.not_understood) {
+            builder.put_not_understood(refused);
         }
+        builder
     }
 }

@@ -16,7 +16,8 @@ use serde::Serialize;
 pub use kind::{Kind, ObjectKey};
 pub(super) use node::{Node, Value};
 
-use key::{guess_key, lenient_key, misspelt_policy, read_key};
+use key::{guess_key, misspelt_policy};
+pub(super) use key::{lenient_key, read_key};
 
 /// One manifest file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum Severity {
 pub struct Rejection {
     /// The file.
     pub file: String,
-    /// 1-based line in the file.
+    /// 1-based line in the file; 0 where there are no lines, because the object came from the API server.
     pub line: usize,
     /// `Kind namespace/name`, as far as it could be read.
     pub object: Option<String>,
@@ -56,7 +57,10 @@ pub struct Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file)?,
+            line => write!(f, "{}:{line}: ", self.file)?,
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

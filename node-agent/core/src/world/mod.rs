@@ -2,33 +2,40 @@
 //! from manifests and swapped as a whole.
 
 mod build;
-mod index;
+mod builder;
+mod intern;
 pub mod manifest;
 pub mod model;
 mod object;
+mod projection;
+mod shared_map;
 pub mod status;
+mod store;
+mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-
-use ipnet::IpNet;
+use std::sync::{Arc, OnceLock};
 
 pub use build::{Loaded, load};
-pub use manifest::{Rejection, Severity, SourceText};
+pub use manifest::{Kind, ObjectKey, Rejection, Severity, SourceText};
 pub use model::{
     CaptureSet, ContainerPort, Endpoint, MeshConfig, MeshMode, Pod, Protocol, Service, ServicePort, ServiceRef,
-    Workload, WorkloadKind,
+    UnknownDestination, Workload, WorkloadKind,
 };
+pub use projection::{Projected, Projection};
+pub use shared_map::{Difference, SharedMap};
 pub use status::{ObjectState, ObjectStatus};
+pub use store::ObjectStore;
+pub use text::{Labels, Text};
 
 use crate::addr::canonical;
 use crate::identity::PodUid;
 use crate::policy::PolicyIndex;
 use build::Objects;
-use index::{ExactEntry, Indexes};
 
-/// One snapshot of everything decisions depend on.
+/// One snapshot of everything decisions depend on. Snapshots share what they have in common.
 #[derive(Debug, Clone)]
 pub struct World {
     /// Grows with every snapshot that a source makes.
@@ -36,13 +43,56 @@ pub struct World {
     /// Facts of the whole mesh.
     pub mesh: MeshConfig,
     /// All pods.
-    pub pods: BTreeMap<PodUid, Arc<Pod>>,
-    services: Vec<Arc<Service>>,
-    indexes: Arc<Indexes>,
+    pub pods: SharedMap<PodUid, Arc<Pod>>,
+    by_node: SharedMap<Text, Arc<BTreeSet<PodUid>>>,
+    /// Pods by their own addresses, all of which are canonical.
+    addresses: SharedMap<IpAddr, (u64, PodUid)>,
+    on_host: SharedMap<IpAddr, Arc<BTreeSet<PodUid>>>,
+    nodes: SharedMap<IpAddr, u32>,
+    host_ports: SharedMap<(IpAddr, u16), HostPort>,
+    node_ports: SharedMap<u16, NodePort>,
+    vips: SharedMap<IpAddr, VipOwner>,
+    services: SharedMap<ServiceKey, Arc<Service>>,
+    captured: CaptureSet,
     policy: Arc<PolicyIndex>,
-    status: Vec<ObjectStatus>,
-    /// Every object in force, for the next version to fall back to.
+    /// Made when somebody asks.
+    status: OnceLock<Vec<ObjectStatus>>,
+    /// Policies of which a newer text was refused.
+    last_good: Arc<BTreeSet<ObjectKey>>,
+    /// Every object in force, for the next version of a world from files to fall back to.
     objects: Arc<Objects>,
+}
+
+/// What makes a Service, or anything else that has a namespace and a name, the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct ServiceKey {
+    namespace: Text,
+    name: Text,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Who has an address of a Service.
+type VipOwner = (u64, ServiceKey);
+
+/// Where a container's `hostPort` leads. Ordered by rank first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct HostPort {
+    rank: u64,
+    pod: PodUid,
+    port: u16,
+}
+
+/// Where a Service's `nodePort` leads. Ordered by rank first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct NodePort {
+    rank: u64,
+    service: ServiceKey,
+    port: u16,
 }
 
 /// What a port of a node leads to.
@@ -74,7 +124,12 @@ impl World {
     /// The pod with that address. Pods on the node's network share their
     /// address; one is returned only when it is alone.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
-        self.pods.get(self.indexes.pod(canonical(ip))?)
+        let ip = canonical(ip);
+        let alone = || {
+            let sharing = self.on_host.get(&ip)?;
+            sharing.first().filter(|_| sharing.len() == 1)
+        };
+        self.pods.get(self.addresses.get(&ip).map(|(_, uid)| uid).or_else(alone)?)
     }
 
     /// The pod with that UID.
@@ -82,58 +137,66 @@ impl World {
         self.pods.get(uid)
     }
 
-    /// The pods that the agent of `node` must enrol.
-    pub fn local_pods<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
-        self.pods.values().filter(move |pod| {
-            pod.node == node && pod.mode == MeshMode::Ambient && pod.netns.is_some() && !pod.host_network
-        })
+    /// The pods of the mesh that the agent of `node` must enrol, wherever their namespaces are, by UID.
+    pub fn local_pods(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let here = self.by_node.get(node).into_iter().flat_map(|uids| uids.iter());
+        let pods = here.filter_map(|uid| self.pods.get(uid));
+        pods.filter(|pod| pod.mode == MeshMode::Ambient && !pod.host_network)
     }
 
-    /// All services, by namespace and name.
+    /// All services, in an order that depends on the content only.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter()
+        self.services.values()
     }
 
     /// The service with that cluster, external or load-balancer address,
-    /// unless the address is a node's own.
+    /// unless the address is a pod's or a node's own.
     pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
-        self.services.get(self.indexes.service(canonical(ip))?)
+        let ip = canonical(ip);
+        let (_, key) = self.vips.get(&ip)?;
+        if self.addresses.contains_key(&ip) || self.nodes.contains_key(&ip) {
+            return None;
+        }
+        self.services.get(key)
     }
 
     /// The service with that host name, in any case.
     pub fn service_by_hostname(&self, host: &str) -> Option<&Arc<Service>> {
-        self.services.get(self.indexes.service_of_host(host)?)
+        let host = host.to_ascii_lowercase();
+        let name = host.strip_suffix(".svc.cluster.local")?;
+        // Names may contain dots themselves.
+        name.match_indices('.').find_map(|(at, _)| {
+            let (namespace, name) = (name[at + 1..].into(), name[..at].into());
+            self.services.get(&ServiceKey { namespace, name })
+        })
     }
 
     /// What a port of a node leads to, if it belongs to the mesh's services.
     pub fn exact_target(&self, addr: SocketAddr) -> Option<ExactTarget<'_>> {
-        match self.indexes.exact(canonical(addr.ip()), addr.port())? {
-            ExactEntry::Service { index, port } => {
-                let service = self.services.get(*index)?;
-                Some(ExactTarget::Service { service, port: *port })
-            }
-            ExactEntry::Pod { uid, port } => {
-                let pod = self.pods.get(uid)?;
-                Some(ExactTarget::Pod { pod, port: *port })
-            }
+        let ip = canonical(addr.ip());
+        if let Some(entry) = self.host_ports.get(&(ip, addr.port())) {
+            return Some(ExactTarget::Pod { pod: self.pods.get(&entry.pod)?, port: entry.port });
         }
+        if !self.nodes.contains_key(&ip) {
+            return None;
+        }
+        let own = self.vips.get(&ip).and_then(|(_, key)| self.services.get(key));
+        if let Some(service) = own.filter(|service| service.port(addr.port()).is_some()) {
+            return Some(ExactTarget::Service { service, port: addr.port() });
+        }
+        let entry = self.node_ports.get(&addr.port())?;
+        Some(ExactTarget::Service { service: self.services.get(&entry.service)?, port: entry.port })
     }
 
     /// Whether the address is a node's own.
     pub fn is_node_address(&self, ip: IpAddr) -> bool {
-        self.indexes.is_node(canonical(ip))
+        self.nodes.contains_key(&canonical(ip))
     }
 
-    /// What the kernel must hand to the agent: the configured ranges, every
+    /// What the kernel must hand to the agent: the configured ranges and those of Services, every
     /// pod and service address, and single ports of the nodes.
-    pub fn captured(&self) -> CaptureSet {
-        let mut prefixes: BTreeSet<IpNet> = self.mesh.capture_ranges.iter().copied().collect();
-        let pods = self.pods.values().filter(|pod| !pod.host_network);
-        let vips = self.services.iter().flat_map(|s| s.vips.iter().copied());
-        let vips = vips.filter(|vip| !self.indexes.is_node(*vip));
-        let single = pods.flat_map(|pod| pod.ips.iter().copied()).chain(vips);
-        prefixes.extend(single.map(IpNet::from));
-        CaptureSet { prefixes, exact: self.indexes.exact_keys().collect() }
+    pub fn captured(&self) -> &CaptureSet {
+        &self.captured
     }
 
     /// The policies in force.
@@ -143,7 +206,7 @@ impl World {
 
     /// What became of every policy object, in a fixed order.
     pub fn status(&self) -> &[ObjectStatus] {
-        &self.status
+        self.status.get_or_init(|| status::of(self.policy.bindings(), &self.last_good))
     }
 }
 

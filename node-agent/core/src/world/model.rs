@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::shared_map::SharedMap;
+use super::text::{Labels, Text};
 use crate::identity::{PodUid, SpiffeId, TrustDomain};
 
 /// Facts that hold for the whole mesh.
@@ -26,6 +29,20 @@ pub struct MeshConfig {
     pub region: String,
     /// Destination ranges captured in addition to every address of the world.
     pub capture_ranges: Vec<IpNet>,
+    /// What becomes of a captured connection to an address that the world does not know.
+    pub unknown_destination: UnknownDestination,
+}
+
+/// What becomes of a connection to an address in a captured range at which the world knows nothing: a Service or pod
+/// that the source has not told of yet, an address that belongs to nobody, or a host that a configured range takes in
+/// by mistake.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownDestination {
+    /// It is refused: whether a tunnel belongs there cannot be known.
+    #[default]
+    Refuse,
+    /// It leaves in clear, as without Warren.
+    Plain,
 }
 
 impl MeshConfig {
@@ -41,6 +58,7 @@ impl MeshConfig {
             cluster: String::new(),
             region: String::new(),
             capture_ranges: Vec::new(),
+            unknown_destination: UnknownDestination::Refuse,
         }
     }
 }
@@ -87,11 +105,11 @@ pub struct Workload {
     /// Kind of the owner.
     pub kind: WorkloadKind,
     /// Name of the owner, or of the pod when it has none.
-    pub name: String,
+    pub name: Text,
 }
 
 /// A port that a container declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// Name that a Service's `targetPort` may use.
     pub name: Option<String>,
@@ -120,17 +138,17 @@ pub struct Pod {
     /// Key of the pod everywhere in Warren.
     pub uid: PodUid,
     /// `metadata.name`.
-    pub name: String,
+    pub name: Text,
     /// `metadata.namespace`.
-    pub namespace: String,
+    pub namespace: Text,
     /// `spec.serviceAccountName`, `default` when absent.
-    pub service_account: String,
+    pub service_account: Text,
     /// Node that runs the pod; empty when unknown.
-    pub node: String,
+    pub node: Text,
     /// Addresses, canonical, in manifest order.
-    pub ips: Vec<IpAddr>,
+    pub ips: Arc<[IpAddr]>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whether services may send to it.
     pub ready: bool,
     /// The name its SVID must carry: computed from the trust domain, the
@@ -144,15 +162,15 @@ pub struct Pod {
     /// What it is an instance of.
     pub workload: Workload,
     /// Istio's `destination_canonical_service`.
-    pub canonical_name: String,
+    pub canonical_name: Text,
     /// Istio's `destination_canonical_revision`.
-    pub canonical_revision: String,
+    pub canonical_revision: Text,
     /// Ports its containers declare.
-    pub ports: Vec<ContainerPort>,
+    pub ports: Arc<[ContainerPort]>,
     /// Shares the node's network namespace; never captured.
     pub host_network: bool,
     /// Addresses of its node, for `hostPort`s.
-    pub host_ips: Vec<IpAddr>,
+    pub host_ips: Arc<[IpAddr]>,
 }
 
 /// A service port and the protocol it speaks.
@@ -170,9 +188,9 @@ pub struct ServicePort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// `metadata.namespace`.
-    pub namespace: String,
+    pub namespace: Text,
     /// `metadata.name`.
-    pub name: String,
+    pub name: Text,
     /// `NAME.NAMESPACE.svc.cluster.local`.
     pub hostname: String,
     /// Cluster, external and load-balancer IPs, canonical; empty if headless.
@@ -186,7 +204,11 @@ pub struct Service {
 impl Service {
     /// The short handle kept by routes and records.
     pub fn reference(&self) -> ServiceRef {
-        ServiceRef { namespace: self.namespace.clone(), name: self.name.clone(), hostname: self.hostname.clone() }
+        ServiceRef {
+            namespace: self.namespace.to_string(),
+            name: self.name.to_string(),
+            hostname: self.hostname.clone(),
+        }
     }
 
     /// The TCP port of that number.
@@ -198,9 +220,7 @@ impl Service {
 /// One address behind a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The pod that has the address, when the world knows one.
-    pub pod: Option<PodUid>,
-    /// Canonical address.
+    /// Canonical address. Which pod has it, the world knows.
     pub ip: IpAddr,
     /// Service port → target port. A port missing here is not served.
     pub ports: BTreeMap<u16, u16>,
@@ -226,10 +246,28 @@ impl fmt::Display for ServiceRef {
 }
 
 /// The destinations whose connections the kernel hands to the agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// Two versions share what they have in common, so that the kernel's maps follow a change without looking at all of
+/// either.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CaptureSet {
-    /// Ranges and single addresses, any port.
-    pub prefixes: BTreeSet<IpNet>,
+    /// Ranges, any port.
+    pub ranges: Arc<BTreeSet<IpNet>>,
+    /// Addresses of pods and services, any port, and how many there are of each. Some lie within the ranges.
+    pub addresses: SharedMap<IpAddr, u32>,
     /// Node addresses, where only some ports belong to the mesh.
-    pub exact: BTreeSet<(IpAddr, u16)>,
+    pub exact: Arc<BTreeSet<(IpAddr, u16)>>,
+}
+
+impl CaptureSet {
+    /// Whether a range takes the address in already.
+    pub fn is_covered(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(&ip))
+    }
+
+    /// Ranges and addresses that no range takes in.
+    pub fn prefixes(&self) -> BTreeSet<IpNet> {
+        let single = self.addresses.keys().filter(|ip| !self.is_covered(**ip)).map(|ip| IpNet::from(*ip));
+        self.ranges.iter().copied().chain(single).collect()
+    }
 }

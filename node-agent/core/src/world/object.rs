@@ -7,6 +7,7 @@
 mod endpoint_slice;
 mod mesh;
 mod metadata;
+mod node;
 mod pod;
 mod policy;
 mod service;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub(super) use endpoint_slice::EndpointSliceObject;
 pub(super) use mesh::{LocalPod, MeshObject};
+pub(super) use node::{NodeObject, ServiceCidrObject};
 pub(super) use pod::PodObject;
 pub(super) use service::{ServiceObject, ServicePortObject, TargetPort};
 
@@ -49,6 +51,8 @@ pub(super) enum Object {
     Pod(Box<PodObject>),
     Service(ServiceObject),
     EndpointSlice(EndpointSliceObject),
+    Node(NodeObject),
+    ServiceCidr(ServiceCidrObject),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
 }
@@ -82,6 +86,8 @@ pub(super) fn read(document: &Document) -> Result<Read, Vec<FieldProblem>> {
         Kind::Pod => pod::read(document).map(|p| Object::Pod(Box::new(p)).into()),
         Kind::Service => service::read(document).map(|s| Object::Service(s).into()),
         Kind::EndpointSlice => endpoint_slice::read(document).map(|s| Object::EndpointSlice(s).into()),
+        Kind::Node => node::read_node(document).map(|n| Object::Node(n).into()),
+        Kind::ServiceCidr => node::read_service_cidr(document).map(|s| Object::ServiceCidr(s).into()),
         Kind::AuthorizationPolicy => policy::read_authorization(document),
         Kind::PeerAuthentication => policy::read_peer_authentication(document),
     }

@@ -5,6 +5,7 @@ mod documents;
 mod kubernetes;
 mod last_good;
 mod seeds;
+mod store;
 
 use super::{Loaded, MeshConfig, Pod, Rejection, SourceText, World, load};
 

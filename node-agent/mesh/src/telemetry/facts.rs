@@ -70,14 +70,14 @@ impl WorkloadFacts {
     }
 
     fn read(pod: &Pod, mesh: &MeshConfig) -> Self {
-        let label = |key: &str| pod.labels.get(key).cloned().unwrap_or_default();
+        let label = |key: &str| pod.labels.get(key).unwrap_or_default().to_owned();
         Self {
-            pod: pod.name.clone(),
-            namespace: pod.namespace.clone(),
-            service_account: pod.service_account.clone(),
-            workload: pod.workload.name.clone(),
-            canonical_service: pod.canonical_name.clone(),
-            canonical_revision: pod.canonical_revision.clone(),
+            pod: pod.name.to_string(),
+            namespace: pod.namespace.to_string(),
+            service_account: pod.service_account.to_string(),
+            workload: pod.workload.name.to_string(),
+            canonical_service: pod.canonical_name.to_string(),
+            canonical_revision: pod.canonical_revision.to_string(),
             app: label("app"),
             version: label("version"),
             cluster: mesh.cluster.clone(),
@@ -92,7 +92,7 @@ impl WorkloadFacts {
         Arc::new(Self {
             namespace: identity.namespace().into(),
             service_account: identity.service_account().into(),
-            workload: baggage.workload.as_ref().map(|w| w.name.clone()).unwrap_or_default(),
+            workload: baggage.workload.as_ref().map(|w| w.name.to_string()).unwrap_or_default(),
             canonical_service: text(&baggage.service_name),
             canonical_revision: text(&baggage.service_version),
             cluster: text(&baggage.cluster),

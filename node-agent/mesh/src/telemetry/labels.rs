@@ -147,6 +147,12 @@ pub(super) struct OutcomeLabel {
     pub(super) outcome: &'static str,
 }
 
+/// A kind of object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+pub(super) struct KindLabel {
+    pub(super) kind: &'static str,
+}
+
 /// Keeps the number of label sets of one family under a limit. Names come from
 /// the world and from peers' certificates, so a long-lived agent would
 /// otherwise collect them without end.

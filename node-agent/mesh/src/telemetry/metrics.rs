@@ -16,7 +16,7 @@ use warren_core::identity::PodUid;
 
 use super::certificates::{CertificateKind, Certificates};
 use super::counted::Counted;
-use super::labels::{Bounded, DeniedLabels, OutcomeLabel, PlaintextLabels, ReasonLabel, TcpLabels};
+use super::labels::{Bounded, DeniedLabels, KindLabel, OutcomeLabel, PlaintextLabels, ReasonLabel, TcpLabels};
 use super::live_bytes::LiveBytes;
 use super::process::ProcessMemory;
 use crate::clock::Clock;
@@ -29,6 +29,17 @@ const BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0
 
 /// A gauge that the agent registers and sets itself.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// A gauge with one value for each kind of object.
+#[derive(Clone)]
+pub struct KindGauge(Family<KindLabel, FloatGauge>);
+
+impl KindGauge {
+    /// Sets the value of a kind.
+    pub fn set(&self, kind: &'static str, value: f64) {
+        self.0.get_or_create(&KindLabel { kind }).set(value);
+    }
+}
 
 /// Counters of TCP connections.
 #[derive(Default)]
@@ -210,6 +221,13 @@ impl Metrics {
         let gauge = FloatGauge::default();
         self.register(name, help, gauge.clone());
         gauge
+    }
+
+    /// Registers a gauge of the caller's own that has one value for each kind of object.
+    pub fn gauge_by_kind(&self, name: &str, help: &str) -> KindGauge {
+        let gauge = Family::<KindLabel, FloatGauge>::default();
+        self.register(name, help, gauge.clone());
+        KindGauge(gauge)
     }
 
     /// All metrics as OpenMetrics text.

@@ -24,7 +24,7 @@ pub use certificates::CertificateKind;
 pub use facts::{ConnectionFacts, ConnectionName, ResponseFlag, ServiceFacts, WorkloadFacts};
 pub use handshake::{HandshakeFacts, Parties};
 pub(crate) use metrics::TunnelAhead;
-pub use metrics::{FloatGauge, Metrics};
+pub use metrics::{FloatGauge, KindGauge, Metrics};
 pub use record::ConnectionRecord;
 pub use warren_core::audit::Direction;
 

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -151,8 +152,9 @@ impl Drop for Bed {
 
 pub(super) fn captured() -> CaptureSet {
     CaptureSet {
-        prefixes: ["10.87.0.0/24", "fd87::/64", "10.87.9.0/24"].map(|text| text.parse().unwrap()).into(),
-        exact: [("10.99.0.1".parse().unwrap(), 8080)].into(),
+        ranges: Arc::new(["10.87.0.0/24", "fd87::/64", "10.87.9.0/24"].map(|text| text.parse().unwrap()).into()),
+        exact: Arc::new([("10.99.0.1".parse().unwrap(), 8080)].into()),
+        ..CaptureSet::default()
     }
 }
 

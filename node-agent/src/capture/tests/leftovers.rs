@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use warren_ebpf_abi::ABI_VERSION;
@@ -227,7 +228,7 @@ fn what_is_captured_changes_by_difference() {
         crate::capture::captured::CaptureDiff { added: 0, removed: 0 }
     );
     let mut less = captured();
-    less.prefixes.remove(&"10.87.0.0/24".parse().unwrap());
+    Arc::make_mut(&mut less.ranges).remove(&"10.87.0.0/24".parse().unwrap());
     assert_eq!(
         node.capture.set_captured(&less).unwrap(),
         crate::capture::captured::CaptureDiff { added: 0, removed: 1 }

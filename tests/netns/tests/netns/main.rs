@@ -16,6 +16,7 @@ mod fixture;
 mod hostile;
 mod identity;
 mod inspect;
+mod kubernetes;
 mod leftovers;
 mod pods;
 mod policy;

@@ -31,22 +31,22 @@ pub(super) fn pod(mesh: &MeshConfig, workload: usize) -> Result<Pod> {
     let name = format!("app-{workload}");
     Ok(Pod {
         uid: name.as_str().into(),
-        namespace: NAMESPACE.to_owned(),
-        service_account: "default".to_owned(),
-        node: "node".to_owned(),
-        ips: vec![DESTINATION],
-        labels: [("app".to_owned(), name.clone())].into(),
+        namespace: NAMESPACE.into(),
+        service_account: "default".into(),
+        node: "node".into(),
+        ips: [DESTINATION].into(),
+        labels: [("app", name.as_str())].into_iter().collect(),
         ready: true,
         identity: SpiffeId::new(&mesh.trust_domain, NAMESPACE, "default")?,
         mode: MeshMode::Ambient,
         netns: None,
-        workload: Workload { kind: WorkloadKind::Pod, name: name.clone() },
-        canonical_name: name.clone(),
-        canonical_revision: "latest".to_owned(),
-        ports: Vec::new(),
+        workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },
+        canonical_name: name.as_str().into(),
+        canonical_revision: "latest".into(),
+        ports: [].into(),
         host_network: false,
-        host_ips: Vec::new(),
-        name,
+        host_ips: [].into(),
+        name: name.into(),
     })
 }
 

@@ -1,322 +1,344 @@
-//! From policy objects and pods to the index.
+//! From policy objects and pods to the index, object by object and pod by pod.
+//!
+//! Objects of one namespace can bind pods of that namespace only, those of the root namespace all pods. So a change of
+//! a policy compiles anew what the pods of its namespace have, and a change of a pod nothing: it joins the group of
+//! pods with the same labels, for which all is known already.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
 
-use super::super::compile::{Effect, alternatives};
 use super::super::decision::PolicyRef;
-use super::super::matcher::{Principals, Reading, TrustNames};
-use super::super::object::{Action, AuthorizationPolicy, PeerAuthentication, WorkloadSelector};
+use super::super::matcher::TrustNames;
+use super::super::object::{AuthorizationPolicy, PeerAuthentication, WorkloadSelector};
 use super::super::peer_authentication::PeerAuthentications;
-use super::super::rule_index::RuleIndex;
 use super::super::scope::{NotUnderstood, PolicyKind, PolicySet, Scopes};
 use super::super::validate::FieldError;
-use super::{Layer, PodPolicy, PolicyBinding, PolicyIndex};
-use crate::world::{MeshConfig, MeshMode, Pod};
+use super::layer::{Item, ItemKey, Layer, layer};
+use super::{PodPolicy, PolicyBinding, PolicyIndex};
+use crate::identity::PodUid;
+use crate::world::{Labels, MeshConfig, MeshMode, Pod, SharedMap, Text};
 
-pub(super) fn build<'a>(
-    mesh: &MeshConfig,
-    pods: impl IntoIterator<Item = &'a Pod>,
-    policies: &PolicySet,
-) -> PolicyIndex {
-    let checked = Checked::new(policies);
-    let items = checked.items(policies);
-    let mut layers = Layers::new(mesh, &items);
-    let modes = PeerAuthentications::new(&checked.modes, &mesh.root_namespace);
-    let mut pods_of_mode = vec![0; checked.modes.len()];
-    let mut compiled = HashMap::new();
-    for pod in pods {
-        let counts = usize::from(pod.mode == MeshMode::Ambient && !pod.host_network);
-        let layers = layers.of(pod, counts);
-        let (modes, counting) = modes.of(pod);
-        for position in counting {
-            pods_of_mode[position] += counts;
+/// Policies and pods as they are now, from which an index is made at any time.
+#[derive(Debug)]
+pub struct PolicyBuilder {
+    mesh: Arc<MeshConfig>,
+    names: TrustNames,
+    objects: BTreeMap<Text, NamespaceObjects>,
+    /// One for each namespace that has pods.
+    units: HashMap<Text, Unit>,
+    mesh_layer: Option<Arc<Layer>>,
+    changed: BTreeSet<Text>,
+    pods: SharedMap<PodUid, Arc<PodPolicy>>,
+    bindings: SharedMap<ItemKey, Arc<PolicyBinding>>,
+}
+
+/// The objects of one namespace.
+#[derive(Debug, Default)]
+struct NamespaceObjects {
+    items: BTreeMap<ItemKey, Item>,
+    modes: BTreeMap<ItemKey, Arc<PeerAuthentication>>,
+}
+
+/// What the pods of one namespace have.
+#[derive(Debug)]
+struct Unit {
+    items: Vec<(ItemKey, Item)>,
+    scopes: Scopes,
+    modes: PeerAuthentications,
+    mesh: Arc<Layer>,
+    namespace: Arc<Layer>,
+    selected: HashMap<Vec<usize>, Arc<Layer>>,
+    groups: HashMap<Labels, Group>,
+}
+
+/// The pods with the same labels.
+#[derive(Debug)]
+struct Group {
+    policy: Arc<PodPolicy>,
+    applying: Arc<[ItemKey]>,
+    pods: usize,
+    /// Those in the mesh.
+    counted: usize,
+}
+
+impl PolicyBuilder {
+    /// Without policies and pods.
+    pub fn new(mesh: MeshConfig) -> Self {
+        Self {
+            names: TrustNames::of(&mesh),
+            mesh: Arc::new(mesh),
+            objects: BTreeMap::new(),
+            units: HashMap::new(),
+            mesh_layer: None,
+            changed: BTreeSet::new(),
+            pods: SharedMap::default(),
+            bindings: SharedMap::default(),
         }
-        compiled.insert(pod.uid.clone(), PodPolicy { modes, layers });
     }
-    let of_rules = items.iter().zip(layers.pods_by_item()).map(|(item, pods)| item.binding(pods, &layers.names));
-    let of_modes = modes.objects().zip(pods_of_mode).map(|(object, pods)| mode_binding(object, pods));
-    let mut bindings: Vec<_> = of_rules.chain(of_modes).collect();
-    bindings.sort_by(|a, b| a.key().cmp(&b.key()));
-    PolicyIndex { mesh: mesh.clone(), pods: compiled, default_allow: PolicyRef::default_allow(), bindings }
-}
 
-fn mode_binding((object, messages): (&PeerAuthentication, Vec<String>), pods: usize) -> PolicyBinding {
-    PolicyBinding {
-        kind: PolicyKind::PeerAuthentication,
-        namespace: object.namespace.clone(),
-        name: object.name.clone(),
-        pods,
-        understood: true,
-        messages,
-    }
-}
-
-impl PolicyBinding {
-    fn key(&self) -> (PolicyKind, &str, &str) {
-        (self.kind, &self.namespace, &self.name)
-    }
-}
-
-/// The objects once more validated: a value that slipped past validation
-/// would lose its constraint.
-struct Checked<'a> {
-    rules: Vec<&'a AuthorizationPolicy>,
-    modes: Vec<&'a PeerAuthentication>,
-    unsound: Vec<NotUnderstood>,
-}
-
-impl<'a> Checked<'a> {
-    fn new(policies: &'a PolicySet) -> Self {
-        let mut this = Self { rules: Vec::new(), modes: Vec::new(), unsound: Vec::new() };
+    /// Adds all objects of a set.
+    pub fn put_all(&mut self, policies: &PolicySet) {
         for policy in &policies.authorization {
-            match policy.spec.validate() {
-                Ok(_) => this.rules.push(policy),
-                Err(errors) => this.refuse(
-                    PolicyKind::AuthorizationPolicy,
-                    (&policy.namespace, &policy.name),
-                    policy.spec.selector.as_ref(),
-                    &errors,
-                ),
-            }
+            self.put_authorization(policy.clone());
         }
         for policy in &policies.peer_authentication {
-            match policy.spec.validate() {
-                Ok(_) => this.modes.push(policy),
-                Err(errors) => this.refuse(
-                    PolicyKind::PeerAuthentication,
-                    (&policy.namespace, &policy.name),
-                    policy.spec.selector.as_ref(),
-                    &errors,
-                ),
-            }
+            self.put_peer_authentication(policy.clone());
         }
-        this
-    }
-
-    fn refuse(
-        &mut self,
-        kind: PolicyKind,
-        (namespace, name): (&str, &str),
-        selector: Option<&WorkloadSelector>,
-        errors: &[FieldError],
-    ) {
-        let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        self.unsound.push(NotUnderstood {
-            kind,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            selector: selector.cloned(),
-            reason: reasons.join("; "),
-        });
-    }
-
-    /// In an order that does not depend on the order of reading.
-    fn items(&'a self, policies: &'a PolicySet) -> Vec<Item<'a>> {
-        let rules = self.rules.iter().copied().map(Item::Rules);
-        let refused = policies.not_understood.iter().chain(&self.unsound);
-        let mut items: Vec<_> = rules.chain(refused.map(Item::Refused)).collect();
-        items.sort_by(|a, b| a.key().cmp(&b.key()));
-        items
-    }
-}
-
-/// An object that takes part in layers.
-#[derive(Debug, Clone, Copy)]
-enum Item<'a> {
-    Rules(&'a AuthorizationPolicy),
-    Refused(&'a NotUnderstood),
-}
-
-impl<'a> Item<'a> {
-    fn key(&self) -> (&'a str, &'a str, bool) {
-        match self {
-            Self::Rules(policy) => (&policy.namespace, &policy.name, true),
-            Self::Refused(refused) => (&refused.namespace, &refused.name, false),
+        for refused in &policies.not_understood {
+            self.put_not_understood(refused.clone());
         }
     }
 
-    fn namespace(&self) -> &'a str {
-        self.key().0
-    }
-
-    fn selector(&self) -> Option<&'a WorkloadSelector> {
-        match self {
-            Self::Rules(policy) => policy.spec.selector.as_ref(),
-            Self::Refused(refused) => refused.selector.as_ref(),
-        }
-    }
-
-    fn is_for_waypoint(&self) -> bool {
-        matches!(self, Self::Rules(policy) if policy.spec.has_targets())
-    }
-
-    fn reference(&self) -> PolicyRef {
-        let (namespace, name, _) = self.key();
-        match self {
-            Self::Refused(refused) if refused.kind == PolicyKind::PeerAuthentication => {
-                PolicyRef::peer_authentication(namespace, name)
+    /// Adds an AuthorizationPolicy. One that is not sound, though it should have been found out before, counts as not
+    /// understood: a value that slipped past validation would lose its constraint.
+    pub fn put_authorization(&mut self, policy: AuthorizationPolicy) {
+        let kind = PolicyKind::AuthorizationPolicy;
+        match policy.spec.validate() {
+            Ok(_) => {
+                let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
+                self.put_item(kind, &namespace, &name, Item::Rules(Arc::new(policy)));
             }
-            _ => PolicyRef::authorization(namespace, name),
-        }
-    }
-
-    fn binding(&self, pods: usize, names: &TrustNames) -> PolicyBinding {
-        let (namespace, name, understood) = self.key();
-        let (kind, messages) = match self {
-            Self::Rules(policy) => (PolicyKind::AuthorizationPolicy, messages(policy, names)),
-            Self::Refused(refused) => {
-                (refused.kind, vec![format!("not understood, its pods deny: {}", refused.reason)])
-            }
-        };
-        PolicyBinding { kind, namespace: namespace.to_owned(), name: name.to_owned(), pods, understood, messages }
-    }
-}
-
-fn messages(policy: &AuthorizationPolicy, names: &TrustNames) -> Vec<String> {
-    let warnings = policy.spec.validate().unwrap_or_default();
-    let mut messages: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    messages.extend(foreign_patterns(policy, names));
-    if policy.dry_run {
-        messages.push(match policy.spec.action {
-            Action::Allow | Action::Deny => "dry run: not enforced".to_owned(),
-            action @ (Action::Audit | Action::Custom) => {
-                format!("istio.io/dry-run has no meaning for {}", action.as_str())
-            }
-        });
-    }
-    messages
-}
-
-/// An ALLOW with a pattern for principals of a foreign trust domain looks as
-/// if it let them in.
-fn foreign_patterns(policy: &AuthorizationPolicy, names: &TrustNames) -> Vec<String> {
-    if policy.spec.action != Action::Allow {
-        return Vec::new();
-    }
-    let mut messages = Vec::new();
-    for (i, rule) in policy.spec.rules.iter().enumerate() {
-        let sources = rule.from.iter().filter_map(|from| from.source.as_ref());
-        let conditions = rule.when.iter().filter(|condition| condition.key == "source.principal");
-        let values = sources.flat_map(|s| &s.principals).chain(conditions.flat_map(|c| &c.values));
-        for value in values.filter(|value| value.contains('*') && !value.starts_with("spiffe://")) {
-            if Principals::new(std::slice::from_ref(value), Reading::Narrow, names).match_nobody() {
-                messages.push(format!(
-                    "spec.rules[{i}]: the principal {value:?} allows nobody: those of a foreign trust \
-                     domain are allowed by their full names only"
-                ));
+            Err(errors) => {
+                let selector = policy.spec.selector.as_ref();
+                self.put_not_understood(unsound(kind, &policy.namespace, &policy.name, selector, &errors));
             }
         }
     }
-    messages
-}
 
-/// Layers, compiled when a pod first needs them.
-struct Layers<'a> {
-    items: &'a [Item<'a>],
-    names: TrustNames,
-    scopes: Scopes<'a>,
-    mesh: Shared,
-    namespaces: HashMap<String, Shared>,
-    selected: HashMap<Vec<usize>, Shared>,
-}
+    /// Adds a PeerAuthentication, as [`Self::put_authorization`].
+    pub fn put_peer_authentication(&mut self, policy: PeerAuthentication) {
+        let kind = PolicyKind::PeerAuthentication;
+        if let Err(errors) = policy.spec.validate() {
+            let selector = policy.spec.selector.as_ref();
+            return self.put_not_understood(unsound(kind, &policy.namespace, &policy.name, selector, &errors));
+        }
+        let objects = self.touch(&policy.namespace);
+        let key = free_key(kind, &policy.namespace, &policy.name, true, |key| objects.modes.contains_key(key));
+        objects.modes.insert(key, Arc::new(policy));
+    }
 
-/// A layer, and how many pods in the mesh have it.
-struct Shared {
-    layer: Arc<Layer>,
-    pods: usize,
-}
+    /// Adds an object that nobody understood: the pods that it is about deny everything.
+    pub fn put_not_understood(&mut self, refused: NotUnderstood) {
+        let (kind, namespace, name) = (refused.kind, refused.namespace.clone(), refused.name.clone());
+        self.put_item(kind, &namespace, &name, Item::Refused(Arc::new(refused)));
+    }
 
-impl<'a> Layers<'a> {
-    fn new(mesh: &MeshConfig, items: &'a [Item<'a>]) -> Self {
-        let names = TrustNames::of(mesh);
+    /// Takes out everything of that kind and name.
+    pub fn remove(&mut self, kind: PolicyKind, namespace: &str, name: &str) {
+        let Some(objects) = self.objects.get(namespace) else { return };
+        let keys = objects.items.keys().chain(objects.modes.keys());
+        let gone: Vec<ItemKey> = keys.filter(|key| key.kind == kind && key.name == name).cloned().collect();
+        for key in gone {
+            let objects = self.touch(namespace);
+            objects.items.remove(&key);
+            objects.modes.remove(&key);
+            self.bindings.remove(&key);
+        }
+    }
+
+    /// Adds a pod that is not there yet.
+    pub fn put_pod(&mut self, pod: &Pod) {
+        self.ensure_unit(&pod.namespace);
+        let Some(unit) = self.units.get_mut(&pod.namespace) else { return };
+        let group = unit.group(&pod.labels, &self.names);
+        group.pods += 1;
+        self.pods.insert(pod.uid.clone(), group.policy.clone());
+        if counts(pod) {
+            group.counted += 1;
+            let applying = group.applying.clone();
+            self.count(&applying, 1);
+        }
+    }
+
+    /// Takes out a pod as it was put.
+    pub fn remove_pod(&mut self, pod: &Pod) {
+        self.pods.remove(&pod.uid);
+        let Some(unit) = self.units.get_mut(&pod.namespace) else { return };
+        let Some(group) = unit.groups.get_mut(&pod.labels) else { return };
+        group.pods = group.pods.saturating_sub(1);
+        let applying = counts(pod).then(|| group.applying.clone());
+        group.counted = group.counted.saturating_sub(usize::from(applying.is_some()));
+        if group.pods == 0 {
+            unit.groups.remove(&pod.labels);
+        }
+        if unit.groups.is_empty() {
+            self.units.remove(&pod.namespace);
+        }
+        if let Some(applying) = applying {
+            self.count(&applying, -1);
+        }
+    }
+
+    /// Makes the changes of policies count. `pods_of` gives the pods of a namespace, all of which have been put.
+    pub fn commit<'a, I: Iterator<Item = &'a Pod>>(&mut self, pods_of: impl Fn(&str) -> I) {
+        let mut changed = std::mem::take(&mut self.changed);
+        if changed.contains(self.mesh.root_namespace.as_str()) {
+            self.mesh_layer = None;
+            changed.extend(self.units.keys().cloned());
+            changed.extend(self.objects.keys().cloned());
+        }
+        let rebuilt: Vec<&Text> = changed.iter().filter(|namespace| self.forget_unit(namespace)).collect();
+        for namespace in &changed {
+            self.bind(namespace);
+        }
+        for namespace in rebuilt {
+            for pod in pods_of(namespace) {
+                self.put_pod(pod);
+            }
+        }
+        self.objects.retain(|_, objects| !(objects.items.is_empty() && objects.modes.is_empty()));
+    }
+
+    /// The index of what was committed.
+    pub fn index(&self) -> PolicyIndex {
+        PolicyIndex {
+            mesh: self.mesh.clone(),
+            pods: self.pods.clone(),
+            default_allow: PolicyRef::default_allow(),
+            bindings: self.bindings.clone(),
+            listed: OnceLock::new(),
+        }
+    }
+
+    fn touch(&mut self, namespace: &str) -> &mut NamespaceObjects {
+        let namespace = Text::from(namespace);
+        self.changed.insert(namespace.clone());
+        self.objects.entry(namespace).or_default()
+    }
+
+    fn put_item(&mut self, kind: PolicyKind, namespace: &str, name: &str, item: Item) {
+        let understood = matches!(item, Item::Rules(_));
+        let objects = self.touch(namespace);
+        let key = free_key(kind, namespace, name, understood, |key| objects.items.contains_key(key));
+        objects.items.insert(key, item);
+    }
+
+    /// Adds to the numbers of pods that objects bind.
+    fn count(&mut self, applying: &[ItemKey], by: isize) {
+        for key in applying {
+            if let Some(binding) = self.bindings.get(key) {
+                let pods = binding.pods.saturating_add_signed(by);
+                self.bindings.insert(key.clone(), Arc::new(PolicyBinding { pods, ..(**binding).clone() }));
+            }
+        }
+    }
+
+    /// Drops what the pods of a namespace have; says whether there was anything.
+    fn forget_unit(&mut self, namespace: &str) -> bool {
+        let Some(unit) = self.units.remove(namespace) else { return false };
+        for group in unit.groups.values() {
+            self.count(&group.applying, -isize::try_from(group.counted).unwrap_or(isize::MAX));
+        }
+        true
+    }
+
+    /// Writes down what there is to say of a namespace's objects.
+    fn bind(&mut self, namespace: &str) {
+        let Some(objects) = self.objects.get(namespace) else { return };
+        for (key, item) in &objects.items {
+            self.bindings.insert(key.clone(), Arc::new(item.binding(&self.names)));
+        }
+        let own = objects.modes.values().cloned();
+        let modes = PeerAuthentications::new(own, &self.mesh.root_namespace);
+        for (key, object) in &objects.modes {
+            let binding = PolicyBinding {
+                kind: key.kind,
+                namespace: object.namespace.clone(),
+                name: object.name.clone(),
+                pods: 0,
+                understood: true,
+                messages: modes.messages(object, &self.mesh.root_namespace),
+            };
+            self.bindings.insert(key.clone(), Arc::new(binding));
+        }
+    }
+
+    fn ensure_unit(&mut self, namespace: &Text) {
+        if self.units.contains_key(namespace) {
+            return;
+        }
+        let root = self.mesh.root_namespace.as_str();
+        let mut names = BTreeSet::from([root, namespace.as_str()]);
+        let objects: Vec<&NamespaceObjects> = names.iter().filter_map(|name| self.objects.get(*name)).collect();
+        names.clear();
+        let items = objects.iter().flat_map(|objects| &objects.items);
+        let items: Vec<(ItemKey, Item)> = items.map(|(key, item)| (key.clone(), item.clone())).collect();
+        let modes = objects.iter().flat_map(|objects| objects.modes.values().cloned());
+        let modes = PeerAuthentications::new(modes, root);
         let mut scopes = Scopes::default();
-        for (position, item) in items.iter().enumerate() {
+        for (position, (key, item)) in items.iter().enumerate() {
             if !item.is_for_waypoint() {
-                scopes.add(position, item.namespace(), item.selector(), &mesh.root_namespace);
+                scopes.add(position, key.namespace == root, item.selector());
             }
         }
-        Self {
-            mesh: Shared::new(items, &scopes.mesh, &names),
-            items,
-            names,
-            scopes,
-            namespaces: HashMap::new(),
-            selected: HashMap::new(),
-        }
+        let mesh = self.mesh_layer.get_or_insert_with(|| compile(&items, &scopes.mesh, &self.names)).clone();
+        let own = compile(&items, &scopes.namespace, &self.names);
+        let (selected, groups) = Default::default();
+        let unit = Unit { items, scopes, modes, mesh, namespace: own, selected, groups };
+        self.units.insert(namespace.clone(), unit);
     }
+}
 
-    fn of(&mut self, pod: &Pod, counts: usize) -> [Arc<Layer>; 3] {
-        let Self { items, names, scopes, mesh, namespaces, selected } = self;
-        let namespace = namespaces
-            .entry(pod.namespace.clone())
-            .or_insert_with(|| Shared::new(items, scopes.of_namespace(pod), names));
-        let selected =
-            selected.entry(scopes.selecting(pod)).or_insert_with_key(|positions| Shared::new(items, positions, names));
-        [mesh, namespace, selected].map(|shared| {
-            shared.pods += counts;
-            shared.layer.clone()
+impl Unit {
+    /// The group of pods with these labels, made when the first one comes.
+    fn group(&mut self, labels: &Labels, names: &TrustNames) -> &mut Group {
+        let Self { items, scopes, modes, mesh, namespace, selected, groups } = self;
+        groups.entry(labels.clone()).or_insert_with_key(|labels| {
+            let selecting = scopes.selecting(labels);
+            let counting = modes.counting(labels);
+            let positions = scopes.mesh.iter().chain(&scopes.namespace).chain(&selecting);
+            let of_rules = positions.filter_map(|position| items.get(*position)).map(|(key, _)| key.clone());
+            let applying = of_rules.chain(modes.of(counting).map(|object| mode_key(object))).collect();
+            let selected =
+                selected.entry(selecting).or_insert_with_key(|positions| compile(items, positions, names)).clone();
+            let layers = [mesh.clone(), namespace.clone(), selected];
+            let policy = Arc::new(PodPolicy { modes: modes.modes(counting), layers });
+            Group { policy, applying, pods: 0, counted: 0 }
         })
     }
-
-    fn pods_by_item(&self) -> Vec<usize> {
-        let mut pods = vec![0; self.items.len()];
-        for position in &self.scopes.mesh {
-            pods[*position] = self.mesh.pods;
-        }
-        for (namespace, positions) in &self.scopes.namespaces {
-            for position in positions {
-                pods[*position] = self.namespaces.get(*namespace).map_or(0, |n| n.pods);
-            }
-        }
-        for (positions, shared) in &self.selected {
-            for position in positions {
-                pods[*position] += shared.pods;
-            }
-        }
-        pods
-    }
 }
 
-impl Shared {
-    fn new(items: &[Item<'_>], positions: &[usize], names: &TrustNames) -> Self {
-        let items = positions.iter().filter_map(|position| items.get(*position));
-        Self { layer: Arc::new(layer(items, names)), pods: 0 }
-    }
+fn mode_key(object: &PeerAuthentication) -> ItemKey {
+    free_key(PolicyKind::PeerAuthentication, &object.namespace, &object.name, true, |_| false)
 }
 
-fn layer<'a>(items: impl Iterator<Item = &'a Item<'a>>, names: &TrustNames) -> Layer {
-    let (mut allow, mut refuse) = (Vec::new(), Vec::new());
-    let mut first_allow = None;
-    let mut not_understood = None;
-    let mut is_empty = true;
-    for item in items {
-        is_empty = false;
-        let reference = item.reference();
-        let policy = match item {
-            Item::Rules(policy) => policy,
-            Item::Refused(refused) => {
-                let words = || format!("policy not understood: {}", refused.reason).into();
-                not_understood.get_or_insert_with(|| (reference, words()));
-                continue;
-            }
-        };
-        match (policy.spec.action, policy.dry_run) {
-            (Action::Allow, false) => {
-                allow.extend(alternatives(policy, &reference, names));
-                first_allow.get_or_insert(reference);
-            }
-            (Action::Deny, false) | (Action::Custom, _) => {
-                refuse.extend(alternatives(policy, &reference, names));
-            }
-            (Action::Allow | Action::Deny, true) | (Action::Audit, _) => {}
-        }
+fn compile(items: &[(ItemKey, Item)], positions: &[usize], names: &TrustNames) -> Arc<Layer> {
+    let items = positions.iter().filter_map(|position| items.get(*position));
+    Arc::new(layer(items.map(|(_, item)| item), names))
+}
+
+fn counts(pod: &Pod) -> bool {
+    pod.mode == MeshMode::Ambient && !pod.host_network
+}
+
+/// The first key of that name that is not taken.
+fn free_key(
+    kind: PolicyKind,
+    namespace: &str,
+    name: &str,
+    understood: bool,
+    is_taken: impl Fn(&ItemKey) -> bool,
+) -> ItemKey {
+    let mut key = ItemKey { namespace: namespace.into(), name: name.into(), understood, kind, number: 0 };
+    while is_taken(&key) {
+        key.number += 1;
     }
-    Layer {
-        allow: RuleIndex::new(Effect::Grant, allow),
-        refuse: RuleIndex::new(Effect::Refuse, refuse),
-        first_allow,
-        not_understood,
-        is_empty,
+    key
+}
+
+fn unsound(
+    kind: PolicyKind,
+    namespace: &str,
+    name: &str,
+    selector: Option<&WorkloadSelector>,
+    errors: &[FieldError],
+) -> NotUnderstood {
+    let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    NotUnderstood {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        selector: selector.cloned(),
+        reason: reasons.join("; "),
     }
 }

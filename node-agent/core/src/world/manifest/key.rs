@@ -8,7 +8,7 @@ use super::node::{Node, Value};
 const MESH: &str = "mesh";
 
 /// The key of a document of that kind, or the field at fault.
-pub(super) fn read_key(root: &Node, kind: Kind) -> Result<ObjectKey, (&'static str, String)> {
+pub(in crate::world) fn read_key(root: &Node, kind: Kind) -> Result<ObjectKey, (&'static str, String)> {
     let metadata = root.get("metadata");
     let text = |field: &'static str| match metadata.and_then(|m| m.get(field)) {
         None => Ok(None),
@@ -48,7 +48,7 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// The key of a policy whose name cannot be used, so that its pods deny.
-pub(super) fn lenient_key(root: &Node, kind: Kind) -> ObjectKey {
+pub(in crate::world) fn lenient_key(root: &Node, kind: Kind) -> ObjectKey {
     let metadata = root.get("metadata");
     let text = |field| metadata.and_then(|m| m.get(field)).and_then(Node::scalar_text);
     let namespace = text("namespace").unwrap_or_else(|| "default".to_owned());

@@ -17,6 +17,10 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io`.
     EndpointSlice,
+    /// Core.
+    Node,
+    /// `networking.k8s.io`.
+    ServiceCidr,
     /// `security.istio.io`.
     AuthorizationPolicy,
     /// `security.istio.io`.
@@ -24,13 +28,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(in crate::world) const ALL: [Self; 10] = [
         Self::Mesh,
         Self::Namespace,
         Self::ServiceAccount,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
+        Self::Node,
+        Self::ServiceCidr,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
     ];
@@ -44,6 +50,8 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
         }
@@ -54,14 +62,15 @@ impl Kind {
         match self {
             Self::Mesh => ("warren.dev", &["v1alpha1"]),
             Self::EndpointSlice => ("discovery.k8s.io", &["v1"]),
+            Self::ServiceCidr => ("networking.k8s.io", &["v1", "v1beta1"]),
             Self::AuthorizationPolicy | Self::PeerAuthentication => ("security.istio.io", &["v1", "v1beta1"]),
             _ => ("", &["v1"]),
         }
     }
 
     /// Objects of these kinds have no namespace.
-    pub(super) fn is_cluster_wide(self) -> bool {
-        matches!(self, Self::Mesh | Self::Namespace)
+    pub(in crate::world) fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::Mesh | Self::Namespace | Self::Node | Self::ServiceCidr)
     }
 
     /// Whether a refused object of the kind must make pods deny.

@@ -45,6 +45,20 @@ const MAX_DEPTH: usize = 64;
 const MAX_NODES: usize = 8_000_000;
 const MAX_ALIASES: usize = 1_000;
 
+impl From<serde_json::Value> for Node {
+    /// A value that was never on a line.
+    fn from(value: serde_json::Value) -> Self {
+        let value = match value {
+            serde_json::Value::Array(items) => Value::Sequence(items.into_iter().map(Self::from).collect()),
+            serde_json::Value::Object(entries) => Value::Mapping(
+                entries.into_iter().map(|(key, value)| Entry { key, line: 0, node: Self::from(value) }).collect(),
+            ),
+            scalar => Value::Scalar(scalar),
+        };
+        Self { line: 0, value }
+    }
+}
+
 impl Node {
     /// Parses one document.
     pub(super) fn parse(text: &str) -> Result<Self, SyntaxError> {

@@ -71,6 +71,7 @@ impl MeshObject {
             cluster: text(&self.cluster, &defaults.cluster),
             region: text(&self.region, &defaults.region),
             capture_ranges: ranges.iter().map(IpNet::trunc).collect(),
+            unknown_destination: defaults.unknown_destination,
         }
     }
 }

@@ -241,7 +241,7 @@ fn workload(metadata: &Metadata, pod: &str) -> Workload {
         _ => None,
     });
     let (kind, name) = found.unwrap_or((WorkloadKind::Pod, pod));
-    Workload { kind, name: name.to_owned() }
+    Workload { kind, name: name.into() }
 }
 
 fn is_cron_minute(text: &str) -> bool {

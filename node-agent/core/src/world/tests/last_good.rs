@@ -119,7 +119,7 @@ fn a_pod_refused_for_its_address_keeps_its_old_one_if_that_is_free() {
     let first = world(PODS);
     let taken = PODS.replace("10.0.0.2", "10.0.0.1");
     let second = reloaded(&first, &taken).world;
-    assert_eq!(pod(&second, "case", "b").ips, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(*pod(&second, "case", "b").ips, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
     // Now `a` takes the old address of `b`, which still claims it too.
     let third = PODS.replace("10.0.0.1", "10.0.0.2");
     let Loaded { world: third, rejections } = reloaded(&second, &third);
