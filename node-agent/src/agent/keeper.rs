@@ -55,6 +55,8 @@ pub(crate) struct Keeper {
     finder: Box<dyn PodNetns>,
     /// Pods to be enrolled whose namespaces nobody has found yet, and why.
     unknown: BTreeMap<PodUid, (Arc<Pod>, String)>,
+    /// When they are looked for again.
+    look_again: Option<Instant>,
 }
 
 impl Keeper {
@@ -68,7 +70,7 @@ impl Keeper {
         finder: Box<dyn PodNetns>,
     ) -> Self {
         let (enrolled, failed, unknown) = Default::default();
-        Self { node, shared, capture, source, workers, enrolled, failed, finder, unknown }
+        Self { node, shared, capture, source, workers, enrolled, failed, finder, unknown, look_again: None }
     }
 
     /// Enrols, updates and withdraws until the pods are as the world in force wants them. Called after every change of
@@ -99,8 +101,7 @@ impl Keeper {
 
     /// When a failed enrolment is to be tried again, if there is one.
     pub(crate) fn next_try(&self) -> Option<Instant> {
-        let look = (!self.unknown.is_empty()).then(|| Instant::now() + LOOK_AGAIN);
-        self.failed.values().map(|failed| failed.again).chain(look).min()
+        self.failed.values().map(|failed| failed.again).chain(self.look_again).min()
     }
 
     /// The pods for the board.
@@ -158,6 +159,7 @@ impl Keeper {
                 },
             }
         }
+        self.look_again = (!self.unknown.is_empty()).then(|| Instant::now() + LOOK_AGAIN);
         desired
     }
 

@@ -166,10 +166,14 @@ fn bytes_arrive_as_they_were_sent_and_ends_are_ends() {
     for ip in [world.server.v4(), world.server.v6()] {
         world.warm(&world.client, SocketAddr::new(ip, 8080));
         for port in [8081, 8082, 8083] {
-            // Asks for the verdict.
-            drop(connect(&world.client.ns, SocketAddr::new(ip, port)));
+            // Asks for the verdict, until it is there.
+            eventually("the kernel has a verdict", SOON, || {
+                let before = world.admitted();
+                drop(connect(&world.client.ns, SocketAddr::new(ip, port)));
+                std::thread::sleep(Duration::from_millis(50));
+                (world.admitted() > before).then_some(())
+            });
         }
-        std::thread::sleep(Duration::from_millis(500));
         let before = world.admitted();
         let mut up = connect(&world.client.ns, SocketAddr::new(ip, 8081)).unwrap();
         send_pattern(&mut up, LENGTH).unwrap();
