@@ -38,12 +38,12 @@ pub(crate) enum Suite {
     Unit,
     /// Some seconds of every fuzz target.
     Fuzz,
-    /// Agents and pods in network namespaces.
+    /// A real Kubernetes cluster, and what runs on it; what it is made of is built first.
+    Cluster,
+    /// Agents and pods in network namespaces, some beside an API server that the suite before has built.
     Netns,
     /// Warren and a real ztunnel as peers; skipped where the environment names no ztunnel.
     Interop,
-    /// A real Kubernetes cluster, and what runs on it.
-    Cluster,
     /// The demo, each of its checks counted.
     Demo,
     /// The benchmark, two rows of it, and whether its files are what they should be.
