@@ -199,6 +199,46 @@ pub struct HandshakeRecord {
     pub duration_ms: u64,
 }
 
+/// The constant `enrolment`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnrolmentKind {
+    /// `enrolment`.
+    #[default]
+    Enrolment,
+}
+
+/// What happened to a pod's membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnrolmentAction {
+    /// It runs on and is no longer captured: from now on it talks in clear.
+    Left,
+}
+
+/// A running pod's membership changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentEvent {
+    /// Always `enrolment`.
+    pub event: EnrolmentKind,
+    /// RFC 3339, UTC.
+    pub timestamp: String,
+    /// What happened.
+    pub action: EnrolmentAction,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its UID.
+    pub uid: String,
+    /// The identity it had in the mesh.
+    pub identity: SpiffeId,
+    /// Who wants it so.
+    pub reason: String,
+    /// The node.
+    pub node: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

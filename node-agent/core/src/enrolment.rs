@@ -1,6 +1,8 @@
 //! Which pods the node must take in, change or let go: the world's wish
 //! against what is enrolled, as commands for the capture layer.
 
+pub mod mode;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use warren_core::enrolment::mode::Decision;
 use warren_core::identity::SpiffeId;
 use warren_core::policy::object::{Action, Condition, From, Mode, MutualTls, Operation, Provider, Rule, Source, To};
 use warren_core::policy::reference::{Reference, Verdict};
@@ -217,6 +218,7 @@ fn pod(mesh: &MeshConfig, namespace: &str, number: usize, labels: &[(&str, &str)
         labels: labels.iter().map(|(k, v)| (*k, *v)).collect(),
         ready: true,
         identity: SpiffeId::new(&mesh.trust_domain, namespace, "default").expect("identity"),
+        decision: Decision::Enrol,
         mode: MeshMode::Ambient,
         netns: None,
         workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },

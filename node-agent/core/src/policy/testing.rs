@@ -1,5 +1,6 @@
 //! Shared pieces of this module's tests.
 
+use crate::enrolment::mode::Decision;
 use crate::identity::SpiffeId;
 use crate::world::{MeshConfig, MeshMode, Pod, Workload, WorkloadKind};
 
@@ -19,6 +20,7 @@ pub(super) fn pod(mesh: &MeshConfig, namespace: &str, name: &str, labels: &[(&st
         labels: labels.collect(),
         ready: true,
         identity: SpiffeId::new(&mesh.trust_domain, namespace, "default").unwrap(),
+        decision: Decision::Enrol,
         mode: MeshMode::Ambient,
         netns: None,
         workload: Workload { kind: WorkloadKind::Pod, name: name.into() },

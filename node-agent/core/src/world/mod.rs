@@ -1,6 +1,7 @@
 //! The world: one immutable snapshot of pods, services and policies, built
 //! from manifests and swapped as a whole.
 
+mod addresses;
 mod build;
 mod builder;
 mod intern;
@@ -31,6 +32,7 @@ pub use store::ObjectStore;
 pub use text::{Labels, Text};
 
 use crate::addr::canonical;
+use crate::enrolment::mode::Said;
 use crate::identity::PodUid;
 use crate::policy::PolicyIndex;
 use build::Objects;
@@ -55,6 +57,8 @@ pub struct World {
     services: SharedMap<ServiceKey, Arc<Service>>,
     captured: CaptureSet,
     policy: Arc<PolicyIndex>,
+    /// What each namespace says of its pods.
+    namespaces: SharedMap<Text, Said>,
     /// Made when somebody asks.
     status: OnceLock<Vec<ObjectStatus>>,
     /// Policies of which a newer text was refused.
@@ -142,6 +146,17 @@ impl World {
         let here = self.by_node.get(node).into_iter().flat_map(|uids| uids.iter());
         let pods = here.filter_map(|uid| self.pods.get(uid));
         pods.filter(|pod| pod.mode == MeshMode::Ambient && !pod.host_network)
+    }
+
+    /// All pods on `node`, in the mesh or not, by UID.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let here = self.by_node.get(node).into_iter().flat_map(|uids| uids.iter());
+        here.filter_map(|uid| self.pods.get(uid))
+    }
+
+    /// What the labels of each namespace say of its pods.
+    pub fn namespaces(&self) -> &SharedMap<Text, Said> {
+        &self.namespaces
     }
 
     /// All services, in an order that depends on the content only.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::shared_map::SharedMap;
 use super::text::{Labels, Text};
+use crate::enrolment::mode::{Decision, NEVER_ENROLLED};
 use crate::identity::{PodUid, SpiffeId, TrustDomain};
 
 /// Facts that hold for the whole mesh.
@@ -31,6 +32,8 @@ pub struct MeshConfig {
     pub capture_ranges: Vec<IpNet>,
     /// What becomes of a captured connection to an address that the world does not know.
     pub unknown_destination: UnknownDestination,
+    /// Namespaces whose pods are never enrolled, whatever their labels say.
+    pub never_enrolled: Vec<String>,
 }
 
 /// What becomes of a connection to an address in a captured range at which the world knows nothing: a Service or pod
@@ -59,6 +62,7 @@ impl MeshConfig {
             region: String::new(),
             capture_ranges: Vec::new(),
             unknown_destination: UnknownDestination::Refuse,
+            never_enrolled: NEVER_ENROLLED.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -69,6 +73,8 @@ impl MeshConfig {
 pub enum MeshMode {
     /// In the mesh: captured, and reached by HBONE.
     Ambient,
+    /// Given an identity, and otherwise as if not in the mesh.
+    Observe,
     /// Not in the mesh: untouched, and reached in plaintext.
     None,
 }
@@ -154,7 +160,9 @@ pub struct Pod {
     /// The name its SVID must carry: computed from the trust domain, the
     /// namespace and the service account (identity.md §13).
     pub identity: SpiffeId,
-    /// Whether it is in the mesh.
+    /// What became of the wish for it to be in the mesh.
+    pub decision: Decision,
+    /// Whether it is in the mesh: follows from the decision.
     pub mode: MeshMode,
     /// Path of its network namespace, known for local pods of a standalone
     /// world only.

@@ -21,7 +21,7 @@ pub(super) use pod::PodObject;
 pub(super) use service::{ServiceObject, ServicePortObject, TargetPort};
 
 use super::manifest::{Document, Kind, Node};
-use super::model::MeshMode;
+use crate::enrolment::mode::Said;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use metadata::Metadata;
 
@@ -60,8 +60,8 @@ pub(super) enum Object {
 /// What a Namespace says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NamespaceObject {
-    /// The mode of its pods, unless they say otherwise.
-    pub(super) mode: Option<MeshMode>,
+    /// What it says of its pods, unless they say otherwise.
+    pub(super) said: Said,
 }
 
 /// An accepted object and what the user should know about it.
@@ -108,10 +108,10 @@ fn read_namespace(document: &Document) -> Result<Read, Vec<FieldProblem>> {
         metadata: Metadata,
     }
     let Namespace { metadata } = typed(&document.root)?;
-    let mode = metadata.mode().map_err(|problem| vec![problem])?;
-    let mut read = Read::from(Object::Namespace(NamespaceObject { mode }));
+    let said = metadata.said().map_err(|problem| vec![problem])?;
+    let mut read = Read::from(Object::Namespace(NamespaceObject { said }));
     let injects = metadata.labels.contains_key("istio-injection") || metadata.labels.contains_key("istio.io/rev");
-    if injects && mode.is_none() {
+    if injects && said == Said::Nothing {
         read.hints.push(FieldProblem::new(
             "metadata.labels",
             "sidecar injection label seen; Warren injects nothing. To bring the namespace into \

@@ -34,7 +34,14 @@ const POD_METADATA: Keep = Only(&[
     ("namespace", All),
     ("uid", All),
     ("labels", All),
-    ("annotations", Only(&[("sidecar.istio.io/status", All)])),
+    (
+        "annotations",
+        Only(&[
+            ("sidecar.istio.io/status", All),
+            ("linkerd.io/proxy-version", All),
+            ("ambient.istio.io/redirection", All),
+        ]),
+    ),
     ("ownerReferences", OWNERS),
     ("creationTimestamp", All),
     ("deletionTimestamp", All),
@@ -61,6 +68,7 @@ const POD: Keep = Only(&[
             ("nodeName", All),
             ("serviceAccountName", All),
             ("hostNetwork", All),
+            ("runtimeClassName", All),
             ("containers", CONTAINERS),
             ("initContainers", CONTAINERS),
         ]),

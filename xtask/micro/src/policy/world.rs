@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use warren_core::enrolment::mode::Decision;
 use warren_core::identity::SpiffeId;
 use warren_core::policy::{AuthorizationPolicy, PolicySet};
 use warren_core::world::{MeshConfig, MeshMode, Pod, Workload, WorkloadKind};
@@ -38,6 +39,7 @@ pub(super) fn pod(mesh: &MeshConfig, workload: usize) -> Result<Pod> {
         labels: [("app", name.as_str())].into_iter().collect(),
         ready: true,
         identity: SpiffeId::new(&mesh.trust_domain, NAMESPACE, "default")?,
+        decision: Decision::Enrol,
         mode: MeshMode::Ambient,
         netns: None,
         workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },

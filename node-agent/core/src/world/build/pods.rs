@@ -140,7 +140,7 @@ impl Claims {
             let reason = format!("{} belongs to another pod already", pod.uid);
             return Err(FieldProblem::new("metadata.uid", reason));
         }
-        let own_ips = || pod.ips.iter().filter(|_| !pod.host_network);
+        let own_ips = || pod.ips.iter().filter(|_| !pod.facts.host_network);
         if let Some((ip, owner)) = own_ips().find_map(|ip| Some((ip, self.ips.get(ip)?))) {
             let reason = format!("{ip} belongs to {owner} already; the first one counts");
             return Err(FieldProblem::new(fields.ips, reason));

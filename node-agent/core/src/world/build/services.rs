@@ -10,7 +10,7 @@ use crate::world::object::{FieldProblem, Object, PodObject, ServiceObject};
 /// The services with the addresses that they may have. One that a pod or an earlier service has is left out: a Service
 /// must not be able to take over somebody's traffic.
 pub(super) fn sound(loader: &mut Loader, pods: &BTreeMap<ObjectKey, PodObject>) -> BTreeMap<ObjectKey, ServiceObject> {
-    let own = pods.iter().filter(|(_, pod)| !pod.host_network);
+    let own = pods.iter().filter(|(_, pod)| !pod.facts.host_network);
     let mut owners: HashMap<IpAddr, String> =
         own.flat_map(|(key, pod)| pod.ips.iter().map(move |ip| (*ip, key.to_string()))).collect();
     let mut services = BTreeMap::new();

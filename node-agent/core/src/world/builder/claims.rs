@@ -65,14 +65,14 @@ impl<K: Hash + Ord + Clone, V: Ord + Clone> Claims<K, V> {
 }
 
 /// Counts one more holder; says whether it is the first.
-pub(super) fn count_up<K: Hash + Ord + Clone>(counts: &mut SharedMap<K, u32>, key: &K) -> bool {
+pub(in crate::world) fn count_up<K: Hash + Ord + Clone>(counts: &mut SharedMap<K, u32>, key: &K) -> bool {
     let before = counts.get(key).copied().unwrap_or(0);
     counts.insert(key.clone(), before + 1);
     before == 0
 }
 
 /// Counts one holder less; says whether it was the last.
-pub(super) fn count_down<K: Hash + Ord + Clone>(counts: &mut SharedMap<K, u32>, key: &K) -> bool {
+pub(in crate::world) fn count_down<K: Hash + Ord + Clone>(counts: &mut SharedMap<K, u32>, key: &K) -> bool {
     match counts.get(key).copied() {
         None => false,
         Some(0 | 1) => counts.remove(key).is_some(),

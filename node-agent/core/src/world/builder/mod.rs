@@ -13,14 +13,16 @@ use ipnet::IpNet;
 
 use super::intern::Interner;
 use super::manifest::{Kind, ObjectKey};
-use super::model::{CaptureSet, MeshConfig, MeshMode, Pod, Service};
+use super::model::{CaptureSet, MeshConfig, Pod, Service};
 use super::object::{EndpointSliceObject, FieldProblem, Object, ServiceObject};
 use super::shared_map::SharedMap;
 use super::text::Text;
 use super::{HostPort, NodePort, ServiceKey, VipOwner, World};
+use crate::enrolment::mode::Said;
 use crate::identity::PodUid;
 use crate::policy::{NotUnderstood, PolicyBuilder, PolicyKind};
-use claims::{Claims, count_down, count_up};
+use claims::Claims;
+pub(super) use claims::{count_down, count_up};
 use pods::PodSlot;
 
 /// What an object's claims weigh: of two the lower counts. Files give the position of the document, Kubernetes the time
@@ -33,6 +35,8 @@ pub(super) struct WorldBuilder {
     mesh: MeshConfig,
     interner: Interner,
     namespaces: HashMap<Text, NamespaceState>,
+    /// What each Namespace object says of its pods.
+    said: SharedMap<Text, Said>,
     pods: SharedMap<PodUid, Arc<Pod>>,
     by_node: SharedMap<Text, Arc<BTreeSet<PodUid>>>,
     addresses: Claims<IpAddr, (Rank, PodUid)>,
@@ -60,7 +64,7 @@ pub(super) struct WorldBuilder {
 /// What is known of a namespace.
 #[derive(Debug, Default)]
 struct NamespaceState {
-    mode: Option<MeshMode>,
+    said: Said,
     pods: BTreeMap<Text, PodSlot>,
     /// Services whose endpoints are found by their selectors.
     selecting: BTreeSet<Text>,
@@ -68,7 +72,7 @@ struct NamespaceState {
 
 impl NamespaceState {
     fn is_empty(&self) -> bool {
-        self.mode.is_none() && self.pods.is_empty() && self.selecting.is_empty()
+        self.said == Said::Nothing && self.pods.is_empty() && self.selecting.is_empty()
     }
 }
 
@@ -88,6 +92,7 @@ impl WorldBuilder {
             mesh,
             interner: Interner::default(),
             namespaces: HashMap::new(),
+            said: SharedMap::default(),
             pods: SharedMap::default(),
             by_node: SharedMap::default(),
             addresses: Claims::default(),
@@ -111,7 +116,7 @@ impl WorldBuilder {
     pub(super) fn put(&mut self, key: &ObjectKey, rank: Rank, object: Object) -> Result<(), FieldProblem> {
         match object {
             Object::Pod(pod) => return self.put_pod(key, rank, &pod),
-            Object::Namespace(namespace) => self.set_namespace_mode(&key.name, namespace.mode),
+            Object::Namespace(namespace) => self.set_namespace(&key.name, Some(namespace.said)),
             Object::Service(service) => self.put_service(key, rank, service),
             Object::EndpointSlice(slice) => self.put_slice(key, slice),
             Object::Node(node) => self.put_node(&key.name, node.addresses),
@@ -138,7 +143,7 @@ impl WorldBuilder {
     pub(super) fn remove(&mut self, key: &ObjectKey) {
         match key.kind {
             Kind::Pod => self.remove_pod(key),
-            Kind::Namespace => self.set_namespace_mode(&key.name, None),
+            Kind::Namespace => self.set_namespace(&key.name, None),
             Kind::Service => self.remove_service(key),
             Kind::EndpointSlice => self.remove_slice(key),
             Kind::Node => self.put_node(&key.name, Vec::new()),
@@ -174,6 +179,7 @@ impl WorldBuilder {
             services: self.services.clone(),
             captured: self.captured.clone(),
             policy: Arc::new(self.policies.index()),
+            namespaces: self.said.clone(),
             status: OnceLock::new(),
             last_good: Arc::default(),
             objects: Arc::default(),

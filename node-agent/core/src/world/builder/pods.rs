@@ -6,24 +6,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Rank, WorldBuilder, count_down, count_up};
+use crate::enrolment::mode::{PodFacts, Said, decide};
 use crate::identity::{PodUid, SpiffeId};
 use crate::world::HostPort;
 use crate::world::manifest::ObjectKey;
-use crate::world::model::{MeshMode, Pod, Protocol, Workload};
+use crate::world::model::{Pod, Protocol, Workload};
 use crate::world::object::{FieldProblem, PodObject};
 use crate::world::shared_map::SharedMap;
 use crate::world::text::Text;
-
-/// Namespaces whose pods are never taken into the mesh (policy.md §10).
-const EXCLUDED_NAMESPACES: [&str; 1] = ["kube-system"];
 
 /// A pod in force, and what its namespace's word is weighed against.
 #[derive(Debug)]
 pub(super) struct PodSlot {
     pub(super) pod: Arc<Pod>,
     rank: Rank,
-    own_mode: Option<MeshMode>,
-    has_sidecar: bool,
+    facts: PodFacts,
 }
 
 impl WorldBuilder {
@@ -34,7 +31,7 @@ impl WorldBuilder {
             return Ok(());
         }
         let namespace = self.interner.text(&key.namespace);
-        let inherited = self.namespaces.get(&namespace).and_then(|state| state.mode);
+        let inherited = self.namespaces.get(&namespace).map(|state| state.said).unwrap_or_default();
         let pod = self.assemble(key, object, inherited)?;
         let old = self.namespaces.get(&namespace).and_then(|state| state.pods.get(key.name.as_str()));
         let is_known = old.is_some_and(|slot| slot.pod.uid == pod.uid);
@@ -52,7 +49,7 @@ impl WorldBuilder {
         self.remove_pod(key);
         let pod = Arc::new(pod);
         self.link(&pod, rank);
-        let slot = PodSlot { pod: pod.clone(), rank, own_mode: object.mode, has_sidecar: object.has_sidecar };
+        let slot = PodSlot { pod: pod.clone(), rank, facts: object.facts };
         self.namespaces.entry(namespace).or_default().pods.insert(pod.name.clone(), slot);
         Ok(())
     }
@@ -67,10 +64,15 @@ impl WorldBuilder {
     }
 
     /// What a namespace says of its pods that say nothing themselves.
-    pub(super) fn set_namespace_mode(&mut self, namespace: &str, mode: Option<MeshMode>) {
+    pub(super) fn set_namespace(&mut self, namespace: &str, object: Option<Said>) {
         let name = self.interner.text(namespace);
+        match object {
+            Some(said) => self.said.insert(name.clone(), said),
+            None => self.said.remove(&name),
+        };
+        let said = object.unwrap_or_default();
         let state = self.namespaces.entry(name.clone()).or_default();
-        if std::mem::replace(&mut state.mode, mode) == mode {
+        if std::mem::replace(&mut state.said, said) == said {
             if state.is_empty() {
                 self.namespaces.remove(&name);
             }
@@ -78,9 +80,9 @@ impl WorldBuilder {
         }
         let mut changed = Vec::new();
         for slot in state.pods.values_mut() {
-            let now = effective_mode(namespace, slot.pod.host_network, slot.has_sidecar, slot.own_mode, mode);
-            if slot.pod.mode != now {
-                let after = Arc::new(Pod { mode: now, ..(*slot.pod).clone() });
+            let now = decide(namespace, &self.mesh.never_enrolled, &slot.facts, said);
+            if slot.pod.decision != now {
+                let after = Arc::new(Pod { decision: now, mode: now.mode(), ..(*slot.pod).clone() });
                 let before = std::mem::replace(&mut slot.pod, after);
                 changed.push((before, slot.pod.clone(), slot.rank));
             }
@@ -93,20 +95,15 @@ impl WorldBuilder {
 
     fn set_standing(&mut self, namespace: &Text, name: &str, object: &PodObject) {
         if let Some(slot) = self.namespaces.get_mut(namespace).and_then(|state| state.pods.get_mut(name)) {
-            slot.own_mode = object.mode;
-            slot.has_sidecar = object.has_sidecar;
+            slot.facts = object.facts;
         }
     }
 
-    fn assemble(
-        &mut self,
-        key: &ObjectKey,
-        object: &PodObject,
-        inherited: Option<MeshMode>,
-    ) -> Result<Pod, FieldProblem> {
+    fn assemble(&mut self, key: &ObjectKey, object: &PodObject, inherited: Said) -> Result<Pod, FieldProblem> {
         let account = object.service_account.as_str();
         let identity = SpiffeId::new(&self.mesh.trust_domain, &key.namespace, account)
             .map_err(|e| FieldProblem::new("spec.serviceAccountName", e.to_string()))?;
+        let decision = decide(&key.namespace, &self.mesh.never_enrolled, &object.facts, inherited);
         let keep = &mut self.interner;
         let label = |names: [&str; 3]| names.into_iter().find_map(|n| object.labels.get(n));
         let canonical_name = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
@@ -124,13 +121,14 @@ impl WorldBuilder {
             ips: object.ips.as_slice().into(),
             ready: object.ready,
             identity: keep.identity(identity),
-            mode: effective_mode(&key.namespace, object.host_network, object.has_sidecar, object.mode, inherited),
+            decision,
+            mode: decision.mode(),
             netns: object.netns.clone(),
             canonical_name,
             canonical_revision: keep.text(canonical_revision.map_or("latest", String::as_str)),
             workload,
             ports: keep.ports(&object.ports),
-            host_network: object.host_network,
+            host_network: object.facts.host_network,
             host_ips: keep.addresses(&object.host_ips),
             labels: keep.labels(&object.labels),
             name,
@@ -184,19 +182,6 @@ impl WorldBuilder {
         self.policies.remove_pod(pod);
         self.touch_selecting(&pod.namespace);
     }
-}
-
-fn effective_mode(
-    namespace: &str,
-    host_network: bool,
-    has_sidecar: bool,
-    own: Option<MeshMode>,
-    inherited: Option<MeshMode>,
-) -> MeshMode {
-    if EXCLUDED_NAMESPACES.contains(&namespace) || host_network || has_sidecar {
-        return MeshMode::None;
-    }
-    own.or(inherited).unwrap_or(MeshMode::None)
 }
 
 /// Ports of the pod's node that lead to it.

@@ -72,6 +72,7 @@ impl MeshObject {
             region: text(&self.region, &defaults.region),
             capture_ranges: ranges.iter().map(IpNet::trunc).collect(),
             unknown_destination: defaults.unknown_destination,
+            never_enrolled: defaults.never_enrolled.clone(),
         }
     }
 }

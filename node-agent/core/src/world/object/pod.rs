@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::metadata::Metadata;
+use super::metadata::{Metadata, unknown_mode};
 use super::{FieldProblem, typed};
 use crate::addr::canonical;
+use crate::enrolment::mode::PodFacts;
 use crate::identity::PodUid;
 use crate::world::manifest::Document;
-use crate::world::model::{ContainerPort, MeshMode, Protocol, Workload, WorkloadKind};
+use crate::world::model::{ContainerPort, Protocol, Workload, WorkloadKind};
 
 const NETNS: &str = "warren.dev/netns";
 const IPS: &str = "warren.dev/ips";
-const SIDECAR: &str = "sidecar.istio.io/status";
 
 /// What a Pod says, apart from what only the whole world can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,16 +28,13 @@ pub(in crate::world) struct PodObject {
     pub(in crate::world) host_ips: Vec<IpAddr>,
     pub(in crate::world) labels: std::collections::BTreeMap<String, String>,
     pub(in crate::world) ready: bool,
-    /// The pod's own word; `None` leaves it to the namespace.
-    pub(in crate::world) mode: Option<MeshMode>,
-    /// A sidecar proxy was injected: the pod is another mesh's.
-    pub(in crate::world) has_sidecar: bool,
+    /// What it says and is, as far as enrolment depends on it.
+    pub(in crate::world) facts: PodFacts,
     /// Succeeded or failed: its addresses may belong to another pod already.
     pub(in crate::world) is_finished: bool,
     pub(in crate::world) netns: Option<PathBuf>,
     pub(in crate::world) workload: Workload,
     pub(in crate::world) ports: Vec<ContainerPort>,
-    pub(in crate::world) host_network: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +52,7 @@ struct PodSpec {
     node_name: String,
     service_account_name: Option<String>,
     host_network: bool,
+    runtime_class_name: Option<String>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
 }
@@ -126,7 +124,9 @@ pub(super) fn read(document: &Document) -> Result<PodObject, Vec<FieldProblem>> 
     let one = |problem| vec![problem];
     let key = &document.key;
     let Pod { metadata, spec, status } = pod;
-    let mode = metadata.mode().map_err(one)?;
+    let (labels, annotations) = (&metadata.labels, &metadata.annotations);
+    let facts = PodFacts::read(labels, annotations, spec.host_network, spec.runtime_class_name.as_deref())
+        .map_err(|error| one(unknown_mode(error)))?;
     let service_account = spec.service_account_name.filter(|sa| !sa.is_empty());
     let (ips, ips_field) = pod_ips(&metadata, &status, spec.host_network).map_err(one)?;
     Ok(PodObject {
@@ -137,13 +137,11 @@ pub(super) fn read(document: &Document) -> Result<PodObject, Vec<FieldProblem>> 
         ips_field,
         host_ips: merged(status.host_ip, &status.host_ips),
         ready: metadata.deletion_timestamp.is_none() && is_ready(status.conditions.as_deref()),
-        mode,
-        has_sidecar: metadata.annotations.contains_key(SIDECAR),
+        facts,
         is_finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
         netns: netns(&metadata).map_err(one)?,
         workload: workload(&metadata, &key.name),
         ports: spec.init_containers.iter().chain(&spec.containers).flat_map(ports).collect(),
-        host_network: spec.host_network,
         labels: metadata.labels,
     })
 }

@@ -59,7 +59,7 @@ fn faults_name_file_line_object_and_field() {
         ),
         (
             POD.replace("name: a", "name: a, labels: {warren.dev/mode: ambiant}"),
-            "mesh.yaml:3: Pod default/a: metadata.labels.warren.dev/mode: \"ambiant\" is neither ambient nor none",
+            "mesh.yaml:3: Pod default/a: metadata.labels.warren.dev/mode: \"ambiant\" is none of ambient, observe and none",
         ),
         ("just text\n".to_owned(), "mesh.yaml:1: not a Kubernetes object: it has no kind"),
         (

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{loaded, pod, texts, world};
+use crate::identity::PodUid;
 use crate::world::{MeshMode, Service, WorkloadKind, World};
 
 fn ip(text: &str) -> IpAddr {
@@ -87,12 +88,16 @@ metadata: {name: kube-system, labels: {warren.dev/mode: ambient}}
     let cases = [
         ("in", "{}", "{}", "", MeshMode::Ambient),
         ("in", "{istio.io/dataplane-mode: none}", "{}", "", MeshMode::None),
-        ("in", "{istio.io/dataplane-mode: none, warren.dev/mode: ambient}", "{}", "", MeshMode::Ambient),
+        ("in", "{istio.io/dataplane-mode: ambient, warren.dev/mode: ambient}", "{}", "", MeshMode::Ambient),
         ("in", "{}", "{sidecar.istio.io/status: x}", "", MeshMode::None),
         ("in", "{}", "{}", "hostNetwork: true", MeshMode::None),
         ("out", "{}", "{}", "", MeshMode::None),
         ("out", "{warren.dev/mode: ambient}", "{}", "", MeshMode::Ambient),
         ("kube-system", "{}", "{}", "", MeshMode::None),
+        ("in", "{warren.dev/mode: observe}", "{}", "", MeshMode::Observe),
+        ("out", "{warren.dev/mode: observe}", "{}", "", MeshMode::Observe),
+        ("in", "{}", "{}", "runtimeClassName: kata", MeshMode::None),
+        ("out", "{istio.io/dataplane-mode: none, warren.dev/mode: ambient}", "{}", "", MeshMode::Ambient),
     ];
     for (namespace, labels, annotations, spec, mode) in cases {
         let pod_text = format!(
@@ -282,4 +287,39 @@ fn a_local_pod_without_a_node_is_hinted_at() {
     let texts = texts(&loaded(text).rejections);
     assert_eq!(texts.len(), 1);
     assert!(texts[0].starts_with("mesh.yaml:1: Pod default/a: spec.nodeName: missing"), "{texts:?}");
+}
+
+#[test]
+fn a_pod_has_the_addresses_of_its_sandbox_and_nobody_else_has_them() {
+    let text = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {warren.dev/mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: new, namespace: shop, uid: u-new}
+spec: {nodeName: n}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: old, namespace: shop, uid: u-old}
+spec: {nodeName: n}
+status: {podIP: 10.0.0.1}
+";
+    let world = world(text);
+    let (new, old) = (PodUid::from("u-new"), PodUid::from("u-old"));
+    let [one, two]: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+    let ips = |world: &World, name| pod(world, "shop", name).ips.to_vec();
+    let one_more = world.with_addresses([(&new, &[two][..])].into_iter()).unwrap();
+    assert_eq!((ips(&one_more, "new"), ips(&one_more, "old")), (vec![two], vec![one]));
+    assert_eq!(one_more.pod_by_ip(two).unwrap().uid, new);
+    assert!(one_more.captured().addresses.contains_key(&two));
+    assert!(one_more.with_addresses([(&new, &[two][..])].into_iter()).is_none(), "no news");
+    let used_again = world.with_addresses([(&new, &[one][..])].into_iter()).unwrap();
+    assert_eq!((ips(&used_again, "new"), ips(&used_again, "old")), (vec![one], vec![]), "its former owner is gone");
+    assert_eq!(used_again.pod_by_ip(one).unwrap().uid, new);
+    let both = world.with_addresses([(&new, &[one, two][..]), (&old, &[one][..])].into_iter()).unwrap();
+    assert_eq!((ips(&both, "new"), ips(&both, "old")), (vec![one, two], vec![]), "one address, one pod");
+    assert_eq!(*world.namespaces().get("shop").unwrap(), crate::enrolment::mode::Said::Mode(MeshMode::Ambient));
 }
