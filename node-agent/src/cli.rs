@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Manage the directory of the embedded certificate authority.
     Ca(CaCommand),
+    /// List connections, and end those that are older than their pod's enrolment.
+    Connections(ConnectionsArgs),
+    /// Be the CNI plugin, as a container runtime runs it.
+    Cni,
 }
 
 /// `warren agent …`
@@ -124,6 +128,16 @@ pub(crate) struct AgentArgs {
     /// How often the auditor compares the kernel with the world.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) audit_interval: Duration,
+    /// A namespace whose pods are never enrolled, whatever their labels say, beside kube-system and warren-system: that
+    /// of an issuer, without which no pod gets an identity; repeatable.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) never_enrol: Vec<String>,
+    /// Answer the CNI plugin, so that pods are in before their first process.
+    #[arg(long)]
+    pub(crate) cni: bool,
+    /// File of the decisions by which pods start while the agent is away [default: /var/lib/warren/NODE/decisions].
+    #[arg(long, value_name = "FILE", requires = "cni")]
+    pub(crate) cni_decisions: Option<PathBuf>,
     /// Log filter, as in RUST_LOG.
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
@@ -190,6 +204,26 @@ pub(crate) struct StatusArgs {
     /// The agent's status socket.
     #[arg(long)]
     pub(crate) socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `warren connections`
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgs {
+    /// Node whose agent is asked, by its default run directory.
+    #[arg(long, conflicts_with = "socket")]
+    pub(crate) node: Option<String>,
+    /// The agent's status socket.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Only those in clear text, for which nobody's identity is proven.
+    #[arg(long)]
+    pub(crate) clear_text: bool,
+    /// End those that are older than their pod's enrolment; their applications connect anew, through the mesh.
+    #[arg(long)]
+    pub(crate) cut: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -96,6 +96,17 @@ pub(crate) struct Config {
     pub(crate) same_node: SameNode,
     pub(crate) splice: Splice,
     pub(crate) audit_interval: Duration,
+    /// Namespaces that are never enrolled, beside the fixed ones.
+    pub(crate) never_enrol: Vec<String>,
+    /// How the CNI plugin is served; `None` if it is not.
+    pub(crate) cni: Option<CniConfig>,
+}
+
+/// How the CNI plugin is served.
+#[derive(Debug, Clone)]
+pub(crate) struct CniConfig {
+    /// The file of decisions.
+    pub(crate) decisions: PathBuf,
 }
 
 impl Config {
@@ -110,7 +121,12 @@ impl Config {
                 reason: format!("at least {}", humantime::format_duration(MIN_LEAF_TTL)),
             });
         }
+        let cni = args.cni.then(|| CniConfig {
+            decisions: args.cni_decisions.unwrap_or_else(|| crate::cni::default_decisions(&args.node)),
+        });
         Ok(Self {
+            cni,
+            never_enrol: args.never_enrol,
             run_dir: args.run_dir.unwrap_or_else(|| default_run_dir(&args.node)),
             trust_domain: trust_domain(args.trust_domain.as_deref())?,
             workers: workers(args.workers)?,

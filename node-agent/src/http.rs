@@ -18,10 +18,15 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 /// How long a client may take for its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers GET requests; what it gets is the path.
+/// Answers requests; what it gets is the path.
 pub(crate) trait Pages: Clone + 'static {
     /// The answer to `GET path`; `None` is 404.
     fn page(&self, path: &str) -> Option<Page>;
+
+    /// The answer to `POST path`, which does something; `None` is 404.
+    fn action(&self, _path: &str) -> Option<Page> {
+        None
+    }
 }
 
 /// One answer.
@@ -87,11 +92,12 @@ async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin, pages: impl Page
 }
 
 fn answer(request: &Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
-    let page = if request.method() == Method::GET {
-        pages.page(request.uri().path()).unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
-    } else {
-        Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
+    let found = match *request.method() {
+        Method::GET => pages.page(request.uri().path()),
+        Method::POST => pages.action(request.uri().path()),
+        _ => Some(Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n")),
     };
+    let page = found.unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"));
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(page.content_type));
@@ -114,10 +120,20 @@ pub(crate) enum GetError {
 
 /// `GET path` over a Unix socket.
 pub(crate) async fn get_unix(socket: &Path, path: &'static str) -> Result<Bytes, GetError> {
+    ask_unix(socket, Method::GET, path).await
+}
+
+/// `POST path`, without a body, over a Unix socket.
+pub(crate) async fn post_unix(socket: &Path, path: &'static str) -> Result<Bytes, GetError> {
+    ask_unix(socket, Method::POST, path).await
+}
+
+async fn ask_unix(socket: &Path, method: Method, path: &'static str) -> Result<Bytes, GetError> {
     let stream = UnixStream::connect(socket).await.map_err(GetError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::task::spawn_local(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
     *request.uri_mut() = http::Uri::from_static(path);
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("warren"));
     let response = sender.send_request(request).await?;

@@ -4,6 +4,7 @@ mod agent;
 mod budget;
 mod capture;
 mod cli;
+mod cni;
 mod command;
 mod config;
 mod context;
@@ -22,6 +23,7 @@ mod world_file;
 mod world_kube;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -32,6 +34,9 @@ use crate::config::Config;
 use crate::exit::{Exit, Fatal};
 
 fn main() -> ExitCode {
+    if is_plugin() {
+        return cni::run_plugin();
+    }
     let outcome = match Cli::parse().command {
         Command::Agent(agent) => match *agent {
             AgentCommand { action: Some(AgentAction::Cleanup(args)), .. } => command::cleanup::run(&args),
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         },
         Command::Status(args) => block_on(command::status::run(args)),
         Command::Ca(ca) => command::ca::run(ca.action),
+        Command::Connections(args) => block_on(command::connections::run(args)),
+        Command::Cni => return cni::run_plugin(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,6 +58,12 @@ fn main() -> ExitCode {
             ExitCode::from(exit as u8)
         }
     }
+}
+
+/// Runtimes start the plugin by its file's name, without arguments.
+fn is_plugin() -> bool {
+    let program = std::env::args_os().next().unwrap_or_default();
+    Path::new(&program).file_name().is_some_and(|name| name == cni::PLUGIN)
 }
 
 fn run_agent(args: cli::AgentArgs) -> Result<(), Fatal> {

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Path of the status on the agent's socket; the number is the version of [`Status`].
 pub(crate) const STATUS_PATH: &str = "/v1/status";
+/// Path to which a POST ends connections that are older than their pod's enrolment.
+pub(crate) const CUT_PATH: &str = "/v1/connections/cut";
 /// Version of [`Status`]: raised when a field changes its meaning; new fields do not raise it.
 pub(crate) const STATUS_VERSION: u32 = 1;
 
@@ -93,7 +95,7 @@ pub(crate) struct PodStatus {
     pub(crate) identity: String,
     /// Its addresses.
     pub(crate) ips: Vec<String>,
-    /// `enrolled`, `failed` or `leaving`.
+    /// `enrolled`, `failed`, `leaving`, `observed` or `refused`.
     pub(crate) state: String,
     /// Why it is not enrolled.
     pub(crate) error: Option<PodError>,

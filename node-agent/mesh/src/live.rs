@@ -29,6 +29,8 @@ pub enum CancelReason {
     IdentityChanged,
     /// The agent stops and the drain deadline has passed.
     DrainDeadline,
+    /// An operator ended it: it is older than its pod's enrolment.
+    Cut,
     /// A trusted root that vouched for the peer was removed.
     TrustWithdrawn,
 }
@@ -41,6 +43,7 @@ impl CancelReason {
             Self::PodGone => "pod_gone",
             Self::IdentityChanged => "identity_changed",
             Self::DrainDeadline => "drain_deadline",
+            Self::Cut => "cut",
             Self::TrustWithdrawn => "trust_withdrawn",
         }
     }
@@ -53,6 +56,7 @@ impl fmt::Display for CancelReason {
             Self::PodGone => f.write_str("the pod is gone"),
             Self::IdentityChanged => f.write_str("the pod has another identity"),
             Self::DrainDeadline => f.write_str("drain deadline passed"),
+            Self::Cut => f.write_str("ended by an operator: it was older than the pod's enrolment"),
             Self::TrustWithdrawn => f.write_str("the peer's root is no longer trusted"),
         }
     }

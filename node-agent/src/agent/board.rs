@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use tokio::sync::Notify;
+use warren_core::enrolment::mode::RefuseReason;
 use warren_core::world::Pod;
+use warren_mesh::identity::PodIdentity;
 
 use crate::shared::LocalPod;
 use crate::status::{FindingStatus, PodError};
@@ -21,6 +24,10 @@ pub(crate) enum PodState {
     Failed(PodError),
     /// New connections are no longer captured; old ones are still served.
     Leaving,
+    /// Not captured, and not meant to be; it has an identity.
+    Observed,
+    /// Wanted in, and never taken in.
+    Refused(RefuseReason),
 }
 
 /// One local pod on the board.
@@ -28,6 +35,8 @@ pub(crate) enum PodState {
 pub(crate) struct PodEntry {
     pub(crate) pod: Arc<Pod>,
     pub(crate) local: Option<Arc<LocalPod>>,
+    /// The identity of a pod that is not captured.
+    pub(crate) identity: Option<PodIdentity>,
     pub(crate) state: PodState,
 }
 
@@ -44,12 +53,25 @@ pub(crate) struct Notes {
 
 /// The board itself.
 #[derive(Default)]
-pub(crate) struct Board(Mutex<Notes>);
+pub(crate) struct Board {
+    notes: Mutex<Notes>,
+    cut: Notify,
+}
 
 impl Board {
     /// Locks the board for reading or writing; held for moments only.
     pub(crate) fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the control thread that connections were told to end.
+    pub(crate) fn told_to_end(&self) {
+        self.cut.notify_one();
+    }
+
+    /// Waits until connections were told to end.
+    pub(crate) async fn ending(&self) {
+        self.cut.notified().await;
     }
 
     /// Adds a finding of the auditor.

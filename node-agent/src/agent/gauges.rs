@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeMetrics;
+use warren_core::enrolment::mode::RefuseReason;
 use warren_mesh::telemetry::{FloatGauge, KindGauge, Metrics};
 
 use super::board::{Notes, PodState};
@@ -98,6 +99,22 @@ impl WatchGauges {
     }
 }
 
+/// The reason of pods that are to be taken in and could not be.
+const NOT_ENROLLED: &str = "not_enrolled";
+
+fn uncovered_reasons() -> [&'static str; RefuseReason::ALL.len() + 1] {
+    let refused = RefuseReason::ALL.map(RefuseReason::as_str);
+    std::array::from_fn(|index| refused.get(index).copied().unwrap_or(NOT_ENROLLED))
+}
+
+fn uncovered(state: &PodState) -> Option<&'static str> {
+    match state {
+        PodState::Failed(_) => Some(NOT_ENROLLED),
+        PodState::Refused(reason) => Some(reason.as_str()),
+        PodState::Enrolled | PodState::Leaving | PodState::Observed => None,
+    }
+}
+
 /// How busy the workers are, measured from one reading to the next.
 struct Load {
     workers: Vec<RuntimeMetrics>,
@@ -131,7 +148,7 @@ fn busy_time(worker: &RuntimeMetrics) -> Duration {
 /// Handles of the gauges, registered once.
 #[derive(Clone)]
 pub(crate) struct Gauges {
-    uncovered: FloatGauge,
+    uncovered: Vec<FloatGauge>,
     enrolled: FloatGauge,
     world_age: FloatGauge,
     rejected: FloatGauge,
@@ -153,7 +170,12 @@ impl Gauges {
     ) -> Self {
         Self {
             watches: health.map(|health| WatchGauges::register(metrics, health)),
-            uncovered: metrics.gauge("warren_uncovered_pods", "Local pods of the mesh that are not captured"),
+            uncovered: metrics.gauge_by(
+                "warren_uncovered_pods",
+                "Local pods that are wanted in the mesh and not captured, by reason",
+                "reason",
+                &uncovered_reasons(),
+            ),
             enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
             world_age: metrics.gauge("warren_world_age_seconds", "Time since the world in force was loaded"),
             rejected: metrics.gauge("warren_rejected_documents", "Documents of the world that were refused"),
@@ -170,7 +192,10 @@ impl Gauges {
     /// Sets every gauge to what is true now.
     pub(crate) fn refresh(&self, notes: &Notes, budget: &Budget) {
         let count = |wanted: fn(&PodState) -> bool| notes.pods.iter().filter(|entry| wanted(&entry.state)).count();
-        self.uncovered.set(count(|state| matches!(state, PodState::Failed(_))) as f64);
+        for (gauge, reason) in self.uncovered.iter().zip(uncovered_reasons()) {
+            let pods = notes.pods.iter().filter(|entry| uncovered(&entry.state) == Some(reason));
+            gauge.set(pods.count() as f64);
+        }
         self.enrolled.set(count(|state| *state == PodState::Enrolled) as f64);
         self.world_age.set(notes.world_loaded.map_or(0.0, |loaded| loaded.elapsed().as_secs_f64()));
         self.rejected.set(notes.rejections.len() as f64);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use warren_core::audit::{EnrolmentAction, EnrolmentEvent, EnrolmentKind};
+use warren_core::enrolment::mode::{Decision, LeaveReason};
 use warren_core::enrolment::{self, ActualPod, DesiredPod, EnrolCommand};
 use warren_core::identity::PodUid;
 use warren_core::world::{Pod, World};
@@ -12,8 +14,11 @@ use warren_mesh::live::CancelReason;
 
 use super::board::{PodEntry, PodState};
 use super::flows::KernelFlows;
+use super::observed::Observed;
+use super::places::Places;
 use super::severed::{owes, sever};
 use crate::capture::{EnrolledPod, NodeCapture, PodSpec};
+use crate::cni::Taken;
 use crate::pod_netns::{Netns, PodNetns};
 use crate::shared::{LocalPod, Shared};
 use crate::status::PodError;
@@ -57,6 +62,9 @@ pub(crate) struct Keeper {
     unknown: BTreeMap<PodUid, (Arc<Pod>, String)>,
     /// When they are looked for again.
     look_again: Option<Instant>,
+    /// Where the runtime has put pods.
+    pub(crate) places: Places,
+    observed: Observed,
 }
 
 impl Keeper {
@@ -68,15 +76,30 @@ impl Keeper {
         source: Arc<dyn SvidSource>,
         workers: Vec<Worker>,
         finder: Box<dyn PodNetns>,
+        places: Places,
     ) -> Self {
-        let (enrolled, failed, unknown) = Default::default();
-        Self { node, shared, capture, source, workers, enrolled, failed, finder, unknown, look_again: None }
+        let (enrolled, failed, unknown, observed) = Default::default();
+        Self {
+            node,
+            shared,
+            capture,
+            source,
+            workers,
+            enrolled,
+            failed,
+            finder,
+            unknown,
+            look_again: None,
+            places,
+            observed,
+        }
     }
 
     /// Enrols, updates and withdraws until the pods are as the world in force wants them. Called after every change of
     /// the world and from time to time, because a namespace can be replaced behind the same path.
     pub(crate) fn reconcile(&mut self, flows: &mut KernelFlows) {
         let world = self.shared.world.load_full();
+        self.places.prune(&world);
         let desired = self.desired(&world);
         let actual: Vec<ActualPod> = self.enrolled.values().filter(|one| !one.leaving).map(Enrolled::actual).collect();
         self.failed.retain(|uid, _| desired.iter().any(|want| want.pod.uid == *uid));
@@ -91,6 +114,7 @@ impl Keeper {
             self.rename(&want.pod);
         }
         self.finish_leaving(flows);
+        self.observed.follow(&world, &self.node, &*self.source, |uid| self.enrolled.contains_key(uid));
         // What an earlier agent left of a pod that is not found yet must stay.
         let unknown = &self.unknown;
         let wanted = |uid: &PodUid| unknown.contains_key(uid) || desired.iter().any(|want| want.pod.uid == *uid);
@@ -109,19 +133,50 @@ impl Keeper {
         let enrolled = self.enrolled.values().map(|one| PodEntry {
             pod: one.pod.clone(),
             local: Some(one.local.clone()),
+            identity: None,
             state: if one.leaving { PodState::Leaving } else { PodState::Enrolled },
         });
         let failed = self.failed.values().map(|one| PodEntry {
             pod: one.pod.clone(),
             local: None,
+            identity: None,
             state: PodState::Failed(one.error.clone()),
         });
-        let unknown = self.unknown.values().map(|(pod, reason)| PodEntry {
+        // Why a pod is refused says more than that it is not there.
+        let missing = self.unknown.values().filter(|(pod, _)| !matches!(pod.decision, Decision::Refuse(_)));
+        let unknown = missing.map(|(pod, reason)| PodEntry {
             pod: pod.clone(),
             local: None,
+            identity: None,
             state: PodState::Failed(PodError { step: "namespace".to_owned(), reason: reason.clone() }),
         });
-        enrolled.chain(failed).chain(unknown).collect()
+        let world = self.shared.world.load();
+        let refused = world.pods_on(&self.node).filter_map(|pod| match pod.decision {
+            Decision::Refuse(reason)
+                if !self.enrolled.contains_key(&pod.uid) && !self.failed.contains_key(&pod.uid) =>
+            {
+                Some(PodEntry { pod: pod.clone(), local: None, identity: None, state: PodState::Refused(reason) })
+            }
+            _ => None,
+        });
+        enrolled.chain(failed).chain(unknown).chain(self.observed.entries()).chain(refused).collect()
+    }
+
+    /// Lets the next round try a pod that failed, however long it was to be left alone.
+    pub(crate) fn try_now(&mut self, uid: &PodUid) {
+        if let Some(failed) = self.failed.get_mut(uid) {
+            (failed.again, failed.pause) = (Instant::now(), RETRY_FIRST);
+        }
+    }
+
+    /// A pod that is captured and served, or why it is not.
+    pub(crate) fn taken(&self, uid: &PodUid) -> Result<Taken, String> {
+        match (self.enrolled.get(uid).filter(|one| !one.leaving), self.failed.get(uid)) {
+            (Some(one), _) => Ok(Taken { identity: (*one.local.identity()).clone() }),
+            (None, Some(failed)) => Err(format!("{}: {}", failed.error.step, failed.error.reason)),
+            (None, None) if self.unknown.contains_key(uid) => Err("its network namespace is not there".to_owned()),
+            (None, None) => Err("the world does not want it captured on this node: see its nodeName".to_owned()),
+        }
     }
 
     /// The pod with this namespace cookie.
@@ -144,13 +199,16 @@ impl Keeper {
         let mut desired = Vec::new();
         for (pod, netns) in pods.into_iter().zip(found) {
             let plan = world.policy().inbound_plan(&pod);
-            match netns {
+            // What the runtime says counts for more than what is found.
+            let placed = self.places.at(&pod.uid).filter(|place| place.netns.exists());
+            match placed.map_or(netns, |place| Netns::At(place.netns.clone())) {
                 Netns::At(netns) => {
                     let cookie = NetNs::open(&netns).ok().map(|netns| netns.cookie());
                     desired.push(DesiredPod { pod, netns, cookie, plan });
                 }
                 Netns::NotOurs => {}
                 Netns::Unknown(reason) => match self.enrolled.get(&pod.uid).filter(|one| !one.leaving) {
+                    Some(_) if self.places.has_departed(&pod.uid) => {}
                     Some(one) => {
                         let (netns, cookie) = (one.desired.netns.clone(), Some(one.local.netns.cookie()));
                         desired.push(DesiredPod { pod, netns, cookie, plan });
@@ -165,6 +223,11 @@ impl Keeper {
 
     fn enrol(&mut self, want: DesiredPod, flows: &mut KernelFlows) {
         let uid = want.pod.uid.clone();
+        // Who is out stays out, and who is in stays in, until somebody says which.
+        let was_in = want.cookie.and_then(|cookie| self.capture.recorded(cookie)).is_some_and(|was| was == uid);
+        if matches!(want.pod.decision, Decision::Refuse(_)) && !was_in {
+            return;
+        }
         // A pod that was leaving and is wanted again starts anew: its old rules and listeners go first.
         if self.enrolled.contains_key(&uid) {
             self.forget(&uid, flows);
@@ -265,7 +328,13 @@ impl Keeper {
     /// Lets a pod go: gently if it merely left the mesh, at once if it is gone.
     fn withdraw(&mut self, uid: &PodUid, world: &World, flows: &mut KernelFlows) {
         let Some(one) = self.enrolled.get_mut(uid) else { return };
-        let still_there = world.pod(uid).is_some_and(|pod| self.finder.is_still_at(pod, one.local.netns.path()))
+        let at = |pod: &Arc<Pod>| {
+            let path = one.local.netns.path();
+            let placed = self.places.at(uid).is_some_and(|place| place.netns == path);
+            placed || self.finder.is_still_at(pod, path)
+        };
+        let still_there = !self.places.has_departed(uid)
+            && world.pod(uid).is_some_and(at)
             && NetNs::open(one.local.netns.path()).is_ok_and(|now| now.cookie() == one.local.netns.cookie());
         if !still_there {
             return self.forget(uid, flows);
@@ -274,6 +343,8 @@ impl Keeper {
             Ok(()) => {
                 tracing::info!(pod = %name(&one.pod), "pod leaves the mesh; its captured connections go on");
                 one.leaving = true;
+                let event = left(world.pod(uid).unwrap_or(&one.pod), &self.node);
+                self.shared.telemetry.audit().write(&event);
             }
             Err(error) => {
                 tracing::error!(pod = %name(&one.pod), %error, "pod cannot leave gently");
@@ -322,6 +393,31 @@ impl Enrolled {
             ips: self.desired.pod.ips.to_vec(),
             plan: self.desired.plan.clone(),
         }
+    }
+}
+
+/// Says that a pod leaves the mesh, and who wants it.
+fn left(pod: &Pod, node: &str) -> EnrolmentEvent {
+    let reason = match pod.decision {
+        Decision::Leave(LeaveReason::NotAsked) => {
+            "no label of the pod or its namespace asks for it any more".to_owned()
+        }
+        Decision::Leave(LeaveReason::OptedOut) => "a label says none".to_owned(),
+        Decision::Leave(LeaveReason::FixedNamespace) => "its namespace is never enrolled".to_owned(),
+        Decision::Observe => "it is observed only".to_owned(),
+        Decision::Refuse(reason) => reason.to_string(),
+        Decision::Enrol => "this node does not look after it any more".to_owned(),
+    };
+    EnrolmentEvent {
+        event: EnrolmentKind::Enrolment,
+        timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        action: EnrolmentAction::Left,
+        namespace: pod.namespace.to_string(),
+        pod: pod.name.to_string(),
+        uid: pod.uid.to_string(),
+        identity: pod.identity.clone(),
+        reason,
+        node: node.to_owned(),
     }
 }
 

@@ -2,11 +2,14 @@
 //! to stop.
 
 mod board;
+mod cni;
 mod flows;
 mod gauges;
 mod keeper;
 mod near;
+mod observed;
 mod pages;
+mod places;
 mod severed;
 mod source;
 
@@ -26,11 +29,13 @@ use warren_mesh::live::{CancelReason, LiveRegistry};
 use warren_mesh::telemetry::{AuditTarget, Telemetry, TelemetryConfig};
 
 use self::board::Board;
+use self::cni::Cni;
 use self::flows::KernelFlows;
 use self::gauges::Gauges;
 use self::keeper::Keeper;
 use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
+use self::places::Places;
 use self::source::{News, Source};
 use crate::budget::Budget;
 use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
@@ -97,7 +102,8 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     };
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
-    let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers, source.finder());
+    let places = Places::open(&config.run_dir);
+    let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers, source.finder(), places);
     let near =
         Near::start(shared.clone()).map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
     // Until the first world is there, nothing is enrolled and nothing that an earlier agent enrolled is let go.
@@ -116,8 +122,10 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         keeper,
         unapplied: false,
         lost: 0,
+        cni: Cni::default(),
     };
     agent.apply(loaded);
+    agent.serve_cni()?;
     agent.board.notes().ready = true;
     announce(&format!("ready node={} pods={}", agent.config.node, agent.keeper.entries().len()));
     agent.drive().await
@@ -136,6 +144,7 @@ struct Agent {
     unapplied: bool,
     /// Events that the kernel could not tell, as far as their connections have been looked for.
     lost: u64,
+    cni: Cni,
 }
 
 impl Agent {
@@ -148,12 +157,15 @@ impl Agent {
         let mut audit = interval(self.config.audit_interval);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rested = Instant::now();
+        let board = self.board.clone();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 news = self.source.next(&self.shared.world) => self.news(news),
                 _ = audit.tick() => self.audit()?,
+                event = self.cni.next() => self.cni_event(event),
+                () = board.ending() => self.flows.end_cancelled(),
                 () = at(self.keeper.next_try()) => self.reconcile(),
                 done = self.near.next() => self.near.attached(done, &mut self.keeper),
                 told = after(rested, events.next()) => {
@@ -170,6 +182,7 @@ impl Agent {
     /// itself, pods and verdicts; last, everything that is open is judged by it.
     fn apply(&mut self, loaded: Loaded) {
         let Loaded { world, rejections } = loaded;
+        let world = self.keeper.places.over(&world).unwrap_or(world);
         if let Err(error) = self.keeper.capture.set_captured(world.captured()) {
             tracing::error!(error = chain(&error), "captured ranges not updated; the last good world stays");
             self.board.notes().source_error = Some(chain(&error));
@@ -306,6 +319,7 @@ impl Agent {
         }
         // A socket that nobody answers would make `warren status` say something else than "not running".
         let _ = std::fs::remove_file(socket_path(&self.config.run_dir));
+        let _ = std::fs::remove_file(crate::cni::socket_path(&self.config.run_dir));
         announce(&format!("stopped node={}", self.config.node));
     }
 

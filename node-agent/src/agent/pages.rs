@@ -6,15 +6,16 @@ use std::time::SystemTime;
 use http::StatusCode;
 use warren_core::world::{ObjectState, World};
 use warren_mesh::identity::SvidSource;
+use warren_mesh::live::CancelReason;
 use warren_mesh::telemetry::Direction;
 
 use super::board::{Board, Notes, PodEntry, PodState};
 use super::gauges::Gauges;
 use crate::http::{Page, Pages};
-use crate::shared::{LiveConnection, Shared};
+use crate::shared::{LiveConnection, Shared, Transport};
 use crate::status::{
-    ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodStatus, STATUS_PATH, STATUS_VERSION, Status,
-    SvidStatus, WatchStatus, WorldStatus,
+    CUT_PATH, ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodError, PodStatus, STATUS_PATH,
+    STATUS_VERSION, Status, SvidStatus, WatchStatus, WorldStatus,
 };
 use crate::world_kube::{Health, Standing, WatchHealth};
 
@@ -48,6 +49,10 @@ impl Pages for StatusPages {
             Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         })
     }
+
+    fn action(&self, path: &str) -> Option<Page> {
+        (path == CUT_PATH).then(|| Page::text(StatusCode::OK, format!("{}\n", self.0.cut())))
+    }
 }
 
 impl Pages for PublicPages {
@@ -70,6 +75,16 @@ impl AgentPages {
     fn metrics(&self) -> String {
         self.gauges.refresh(&self.board.notes(), &self.shared.budget);
         self.shared.telemetry.metrics_text()
+    }
+
+    /// Tells connections that are older than their pod's enrolment to end; how many there are.
+    fn cut(&self) -> usize {
+        let live = self.shared.live.snapshot();
+        let older = live.iter().filter(|(_, connection)| connection.transport == Transport::PreEnrolment);
+        let told = older.filter(|(id, _)| self.shared.live.cancel(*id, CancelReason::Cut)).count();
+        tracing::info!(told, "an operator ends connections that are older than their pods' enrolment");
+        self.board.told_to_end();
+        told
     }
 
     fn why_not_ready(&self) -> String {
@@ -140,10 +155,15 @@ fn watch_status(watch: &WatchHealth) -> WatchStatus {
 
 fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus {
     let pod = &entry.pod;
-    let identity = entry.local.as_ref().map(|local| local.identity().status());
+    let local = entry.local.as_ref().map(|local| local.identity().status());
+    let identity = local.or_else(|| entry.identity.as_ref().map(|identity| identity.status()));
     let (state, error) = match &entry.state {
         PodState::Enrolled => ("enrolled", None),
         PodState::Leaving => ("leaving", None),
+        PodState::Observed => ("observed", None),
+        PodState::Refused(reason) => {
+            ("refused", Some(PodError { step: reason.as_str().to_owned(), reason: reason.to_string() }))
+        }
         PodState::Failed(error) => ("failed", Some(error.clone())),
     };
     let svid = identity.as_ref().and_then(|identity| {
@@ -165,10 +185,16 @@ fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus 
         mode: world.policy().default_mode(pod).to_string(),
         svid,
         svid_error: identity.and_then(|identity| identity.last_error),
-        netns: pod.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        netns: netns(entry),
         cookie: entry.local.as_ref().map(|local| local.netns.cookie()),
         connections,
     }
+}
+
+/// Where the pod was taken in, or else where its manifest says that it is.
+fn netns(entry: &PodEntry) -> String {
+    let taken = entry.local.as_ref().map(|local| local.netns.path());
+    taken.or(entry.pod.netns.as_deref()).map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn connection_status(id: u64, connection: &LiveConnection) -> ConnectionStatus {

@@ -44,6 +44,7 @@ impl Source {
     pub(crate) fn open(config: &Config) -> Result<Self, Fatal> {
         let mut mesh = MeshConfig::new(config.trust_domain.clone());
         mesh.unknown_destination = config.unknown_destination;
+        mesh.never_enrolled.extend(config.never_enrol.iter().cloned());
         match &config.world {
             WorldSource::Files(path) => Files::open(path.clone(), mesh).map(|files| Self::Files(Box::new(files))),
             WorldSource::Kubernetes { kubeconfig, captured } => {

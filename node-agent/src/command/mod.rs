@@ -2,4 +2,5 @@
 
 pub(crate) mod ca;
 pub(crate) mod cleanup;
+pub(crate) mod connections;
 pub(crate) mod status;

@@ -7,7 +7,7 @@ use crate::cli::StatusArgs;
 use crate::config::{default_run_dir, socket_path};
 use crate::exit::{Exit, Fatal};
 use crate::http::get_unix;
-use crate::status::{PodStatus, STATUS_PATH, STATUS_VERSION, Status};
+use crate::status::{ConnectionStatus, PodStatus, STATUS_PATH, STATUS_VERSION, Status};
 
 /// Prints the status of one agent.
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Fatal> {
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<(), Fatal> {
 }
 
 /// The socket asked for; without a name, the only one there is.
-fn socket(given: Option<PathBuf>, node: Option<&str>) -> Result<PathBuf, Fatal> {
+pub(super) fn socket(given: Option<PathBuf>, node: Option<&str>) -> Result<PathBuf, Fatal> {
     if let Some(socket) = given {
         return Ok(socket);
     }
@@ -55,7 +55,7 @@ fn human(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _ = write_head(&mut text, status);
     let _ = write_pods(&mut text, &status.pods);
-    let _ = write_connections(&mut text, status);
+    let _ = write_connections(&mut text, &status.connections);
     let _ = write_remarks(&mut text, status);
     text
 }
@@ -99,9 +99,9 @@ fn write_pods(text: &mut String, pods: &[PodStatus]) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_connections(text: &mut String, status: &Status) -> std::fmt::Result {
-    writeln!(text, "\nCONNECTIONS ({})", status.connections.len())?;
-    for connection in &status.connections {
+pub(super) fn write_connections(text: &mut String, connections: &[ConnectionStatus]) -> std::fmt::Result {
+    writeln!(text, "\nCONNECTIONS ({})", connections.len())?;
+    for connection in connections {
         writeln!(
             text,
             "{:>6} {:<8} {:<13} {} ({}) -> {} ({})  {} s  {}",

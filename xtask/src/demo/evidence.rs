@@ -129,9 +129,14 @@ impl Evidence {
     pub(super) fn schema_faults(&self, workspace: &Workspace) -> Result<Vec<String>> {
         let connection = Schema::load(&workspace.path("deploy/schema/audit-event.schema.json"))?;
         let handshake = Schema::load(&workspace.path("deploy/schema/handshake-record.schema.json"))?;
+        let enrolment = Schema::load(&workspace.path("deploy/schema/enrolment-event.schema.json"))?;
         let mut faults = self.broken.clone();
         for event in &self.events {
-            let schema = if event["event"] == "mtls_handshake" { &handshake } else { &connection };
+            let schema = match event["event"].as_str() {
+                Some("mtls_handshake") => &handshake,
+                Some("enrolment") => &enrolment,
+                _ => &connection,
+            };
             faults.extend(schema.faults(event).into_iter().map(|fault| format!("{fault}: {}", event.line)));
         }
         Ok(faults)
@@ -139,8 +144,8 @@ impl Evidence {
 
     /// Numbers of connection events and handshake records.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let handshakes = self.events.iter().filter(|event| event["event"] == "mtls_handshake").count();
-        (self.events.len() - handshakes, handshakes)
+        let count = |kind: &str| self.events.iter().filter(|event| event["event"] == kind).count();
+        (count("connection"), count("mtls_handshake"))
     }
 }
 

@@ -230,6 +230,14 @@ impl Metrics {
         KindGauge(gauge)
     }
 
+    /// Registers a gauge of the caller's own with one label: one series for
+    /// each of its values, in their order.
+    pub fn gauge_by(&self, name: &str, help: &str, label: &'static str, values: &[&'static str]) -> Vec<FloatGauge> {
+        let family: Family<[(&'static str, &'static str); 1], FloatGauge> = Family::default();
+        self.register(name, help, family.clone());
+        values.iter().map(|value| family.get_or_create(&[(label, *value)]).clone()).collect()
+    }
+
     /// All metrics as OpenMetrics text.
     pub(super) fn encode(&self) -> String {
         self.settle_live();

@@ -9,6 +9,7 @@
 
 mod absence;
 mod agents;
+mod cni;
 mod dial;
 mod escapes;
 mod evidence;
