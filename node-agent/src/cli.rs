@@ -27,8 +27,8 @@ pub(crate) enum Command {
     Ca(CaCommand),
     /// List connections, and end those that are older than their pod's enrolment.
     Connections(ConnectionsArgs),
-    /// Be the CNI plugin, as a container runtime runs it.
-    Cni,
+    /// Be the CNI plugin, as a container runtime runs it; or install it, or remove it.
+    Cni(CniCommand),
 }
 
 /// `warren agent …`
@@ -138,6 +138,12 @@ pub(crate) struct AgentArgs {
     /// File of the decisions by which pods start while the agent is away [default: /var/lib/warren/NODE/decisions].
     #[arg(long, value_name = "FILE", requires = "cni")]
     pub(crate) cni_decisions: Option<PathBuf>,
+    /// Install the plugin's configuration here, before all others, and keep it in step with the primary plugin's.
+    #[arg(long, value_name = "DIR", requires_all = ["cni", "cni_bin_dir"])]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Install the plugin itself here.
+    #[arg(long, value_name = "DIR", requires_all = ["cni", "cni_conf_dir"])]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
     /// Log filter, as in RUST_LOG.
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
@@ -227,6 +233,58 @@ pub(crate) struct ConnectionsArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `warren cni …`
+#[derive(Debug, Args)]
+pub(crate) struct CniCommand {
+    #[command(subcommand)]
+    pub(crate) action: Option<CniAction>,
+}
+
+/// Actions beside being the plugin.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CniAction {
+    /// Copy the plugin to where the runtime looks for it, and put it behind the primary plugin.
+    Install(CniInstallArgs),
+    /// Remove the plugin's configuration, then the plugin; the primary's stays as it is.
+    Uninstall(CniUninstallArgs),
+    /// Say where this machine's runtime looks for plugins and their configurations.
+    Paths,
+}
+
+/// `warren cni install`
+#[derive(Debug, Args)]
+pub(crate) struct CniInstallArgs {
+    /// Folder of configurations [default: this distribution's].
+    #[arg(long)]
+    pub(crate) conf_dir: Option<PathBuf>,
+    /// Folder of plugins [default: this distribution's].
+    #[arg(long)]
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// Node whose agent the plugin asks.
+    #[arg(long)]
+    pub(crate) node: String,
+    /// The agent's run directory [default: /run/warren/NODE].
+    #[arg(long)]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// File of the agent's decisions [default: /var/lib/warren/NODE/decisions].
+    #[arg(long)]
+    pub(crate) decisions: Option<PathBuf>,
+    /// As of the agent; repeatable.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) never_enrol: Vec<String>,
+}
+
+/// `warren cni uninstall`
+#[derive(Debug, Args)]
+pub(crate) struct CniUninstallArgs {
+    /// Folder of configurations [default: this distribution's].
+    #[arg(long)]
+    pub(crate) conf_dir: Option<PathBuf>,
+    /// Folder of plugins [default: this distribution's].
+    #[arg(long)]
+    pub(crate) bin_dir: Option<PathBuf>,
 }
 
 /// `warren ca …`

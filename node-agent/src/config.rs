@@ -107,6 +107,17 @@ pub(crate) struct Config {
 pub(crate) struct CniConfig {
     /// The file of decisions.
     pub(crate) decisions: PathBuf,
+    /// Where the plugin is to be installed, if the agent is to do that.
+    pub(crate) install: Option<CniTarget>,
+}
+
+/// The runtime's folders.
+#[derive(Debug, Clone)]
+pub(crate) struct CniTarget {
+    /// Of configurations.
+    pub(crate) conf_dir: PathBuf,
+    /// Of plugins.
+    pub(crate) bin_dir: PathBuf,
 }
 
 impl Config {
@@ -123,6 +134,7 @@ impl Config {
         }
         let cni = args.cni.then(|| CniConfig {
             decisions: args.cni_decisions.unwrap_or_else(|| crate::cni::default_decisions(&args.node)),
+            install: args.cni_conf_dir.zip(args.cni_bin_dir).map(|(conf_dir, bin_dir)| CniTarget { conf_dir, bin_dir }),
         });
         Ok(Self {
             cni,

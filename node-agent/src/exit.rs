@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Socket = 6,
     /// Something could not be removed.
     CleanupIncomplete = 7,
+    /// The CNI plugin cannot be installed or removed.
+    Cni = 8,
     /// Any other failure while running.
     Runtime = 1,
 }

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::task::LocalSet;
 
-use crate::cli::{AgentAction, AgentCommand, Cli, Command};
+use crate::cli::{AgentAction, AgentCommand, Cli, CniCommand, Command};
 use crate::config::Config;
 use crate::exit::{Exit, Fatal};
 
@@ -49,7 +49,8 @@ fn main() -> ExitCode {
         Command::Status(args) => block_on(command::status::run(args)),
         Command::Ca(ca) => command::ca::run(ca.action),
         Command::Connections(args) => block_on(command::connections::run(args)),
-        Command::Cni => return cni::run_plugin(),
+        Command::Cni(CniCommand { action: None }) => return cni::run_plugin(),
+        Command::Cni(CniCommand { action: Some(action) }) => command::cni::run(action),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

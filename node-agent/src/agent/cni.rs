@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Agent;
-use crate::cni::{self, Call, CniService, DecisionsWriter};
+use crate::cni::{self, Call, CniService, DecisionsWriter, install};
+use crate::config::CniConfig;
 use crate::exit::{Exit, Fatal, chain};
 
 /// How often the file of decisions is held against the world.
@@ -61,6 +62,21 @@ impl Agent {
         let decisions = DecisionsWriter::new(config.decisions.clone(), self.config.node.clone());
         self.cni = Cni(Some(Open { calls, decisions, keep }));
         self.keep_decisions();
+        self.install_cni(&config)
+    }
+
+    fn install_cni(&self, config: &CniConfig) -> Result<(), Fatal> {
+        let Some(target) = config.install.clone() else { return Ok(()) };
+        let binary = std::env::current_exe()
+            .map_err(|error| Fatal::new(Exit::Runtime, "the agent's own file cannot be found", &error))?;
+        install::copy_binary(&binary, &target.bin_dir)
+            .map_err(|error| Fatal::new(Exit::Cni, "installing the CNI plugin", &error))?;
+        let plugin = install::Settings {
+            socket: cni::socket_path(&self.config.run_dir),
+            decisions: config.decisions.clone(),
+            never_enrol: self.config.never_enrol.clone(),
+        };
+        tokio::task::spawn_local(install::keep(target.conf_dir, plugin));
         Ok(())
     }
 

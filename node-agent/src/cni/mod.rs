@@ -1,5 +1,5 @@
-//! Pods in before their first process: the CNI plugin that a container runtime runs, the agent's side of it, and the file
-//! that decides while the agent is away.
+//! Pods in before their first process: the CNI plugin that a container runtime runs, the agent's side of it, the file
+//! that decides while the agent is away, and the installer of the plugin's configuration.
 //!
 //! ```text
 //! runtime ─ stdin, environment ─▶ plugin ─ POST /v1/cni/… ─▶ service ─ Call ─▶ control thread: keeper, capture
@@ -12,6 +12,7 @@ mod config;
 mod decisions;
 mod decisions_writer;
 mod error;
+pub(crate) mod install;
 mod plugin;
 mod protocol;
 mod request;

@@ -2,5 +2,6 @@
 
 pub(crate) mod ca;
 pub(crate) mod cleanup;
+pub(crate) mod cni;
 pub(crate) mod connections;
 pub(crate) mod status;

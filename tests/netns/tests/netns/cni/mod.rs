@@ -1,6 +1,7 @@
 //! The CNI plugin behind real primary plugins: pods are in before their first process, or do not start.
 
 mod chain;
+mod install;
 mod labels;
 
 use std::time::{Duration, Instant};
