@@ -16,9 +16,11 @@ use crate::world::{MeshConfig, Pod, SharedMap};
 
 mod build;
 mod layer;
+mod tally;
 
 pub use build::PolicyBuilder;
 use layer::{ItemKey, Layer};
+use tally::{GroupKey, Tally, pods_by_object};
 
 /// Every policy of a world, ready to judge connections to its pods.
 ///
@@ -29,7 +31,9 @@ pub struct PolicyIndex {
     mesh: Arc<MeshConfig>,
     pods: SharedMap<PodUid, Arc<PodPolicy>>,
     default_allow: PolicyRef,
+    /// What there is to say of each object, but for its pods.
     bindings: SharedMap<ItemKey, Arc<PolicyBinding>>,
+    tallies: SharedMap<GroupKey, Tally>,
     /// The bindings in order, once somebody asks.
     listed: OnceLock<Vec<PolicyBinding>>,
 }
@@ -123,7 +127,12 @@ impl PolicyIndex {
     /// What became of every policy object, in a fixed order.
     pub fn bindings(&self) -> &[PolicyBinding] {
         self.listed.get_or_init(|| {
-            let mut listed: Vec<PolicyBinding> = self.bindings.values().map(|binding| (**binding).clone()).collect();
+            let pods = pods_by_object(&self.tallies);
+            let with_pods = |(key, binding): (&ItemKey, &Arc<PolicyBinding>)| PolicyBinding {
+                pods: pods.get(key).copied().unwrap_or(0),
+                ..(**binding).clone()
+            };
+            let mut listed: Vec<PolicyBinding> = self.bindings.iter().map(with_pods).collect();
             let key = |b: &PolicyBinding| (b.kind, b.namespace.clone(), b.name.clone(), b.understood);
             listed.sort_by_cached_key(key);
             listed

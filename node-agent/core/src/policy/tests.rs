@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::testing::{mesh, pod};
 use super::{
     AuthorizationPolicy, Connection, DenyReason, MtlsMode, NotUnderstood, PeerAuthentication, PlainVerdict,
-    PolicyIndex, PolicyKind, PolicySet, WorkloadSelector,
+    PolicyBuilder, PolicyIndex, PolicyKind, PolicySet, WorkloadSelector,
 };
 use crate::identity::SpiffeId;
 use crate::world::{MeshConfig, Pod};
@@ -335,4 +335,26 @@ fn the_oldest_of_a_scope_wins_and_a_selector_in_the_root_is_ignored() {
     let selected = json!({"selector": {"matchLabels": {"app": "payments"}}, "mtls": {"mode": "STRICT"}});
     let lab = Lab::new().mode("istio-system/s", None, selected);
     assert_eq!(lab.index().default_mode(&lab.pod), MtlsMode::Permissive);
+}
+
+#[test]
+fn a_pod_comes_and_goes_at_the_same_cost_however_many_policies_bind_it() {
+    let mut lab = Lab::new();
+    for number in 0..1000 {
+        lab = lab.rules(&format!("prod/p{number}"), json!({"action": "DENY", "rules": [{}]}));
+    }
+    let mut builder = PolicyBuilder::new(lab.mesh.clone());
+    builder.put_all(&lab.policies);
+    builder.commit(|_| std::iter::empty());
+    builder.put_pod(&lab.pod);
+    let held = builder.index();
+    let other = pod(&lab.mesh, "prod", "payments-1", &[("app", "payments")]);
+    let cost = allocation_counter::measure(|| {
+        builder.put_pod(&other);
+        builder.remove_pod(&lab.pod);
+    });
+    assert!(cost.count_total < 100, "{} allocations", cost.count_total);
+    builder.put_pod(&lab.pod);
+    assert!(held.bindings().iter().all(|binding| binding.pods == 1));
+    assert!(builder.index().bindings().iter().all(|binding| binding.pods == 2));
 }

@@ -98,7 +98,7 @@ impl Serialize for Text {
 }
 
 /// The labels of an object, each key once, in the order of keys. Pods of one template share them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels(Arc<[(Text, Text)]>);
 
 impl Labels {

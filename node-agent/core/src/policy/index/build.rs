@@ -14,6 +14,7 @@ use super::super::peer_authentication::PeerAuthentications;
 use super::super::scope::{NotUnderstood, PolicyKind, PolicySet, Scopes};
 use super::super::validate::FieldError;
 use super::layer::{Item, ItemKey, Layer, layer};
+use super::tally::{GroupKey, Tally};
 use super::{PodPolicy, PolicyBinding, PolicyIndex};
 use crate::identity::PodUid;
 use crate::world::{Labels, MeshConfig, MeshMode, Pod, SharedMap, Text};
@@ -26,10 +27,11 @@ pub struct PolicyBuilder {
     objects: BTreeMap<Text, NamespaceObjects>,
     /// One for each namespace that has pods.
     units: HashMap<Text, Unit>,
-    mesh_layer: Option<Arc<Layer>>,
+    mesh_layer: Option<Compiled>,
     changed: BTreeSet<Text>,
     pods: SharedMap<PodUid, Arc<PodPolicy>>,
     bindings: SharedMap<ItemKey, Arc<PolicyBinding>>,
+    tallies: SharedMap<GroupKey, Tally>,
 }
 
 /// The objects of one namespace.
@@ -45,9 +47,9 @@ struct Unit {
     items: Vec<(ItemKey, Item)>,
     scopes: Scopes,
     modes: PeerAuthentications,
-    mesh: Arc<Layer>,
-    namespace: Arc<Layer>,
-    selected: HashMap<Vec<usize>, Arc<Layer>>,
+    mesh: Compiled,
+    namespace: Compiled,
+    selected: HashMap<Vec<usize>, Compiled>,
     groups: HashMap<Labels, Group>,
 }
 
@@ -55,10 +57,15 @@ struct Unit {
 #[derive(Debug)]
 struct Group {
     policy: Arc<PodPolicy>,
-    applying: Arc<[ItemKey]>,
+    applying: [Arc<[ItemKey]>; 4],
     pods: usize,
-    /// Those in the mesh.
-    counted: usize,
+}
+
+/// A layer, and the objects that are in it.
+#[derive(Debug, Clone)]
+struct Compiled {
+    layer: Arc<Layer>,
+    keys: Arc<[ItemKey]>,
 }
 
 impl PolicyBuilder {
@@ -73,6 +80,7 @@ impl PolicyBuilder {
             changed: BTreeSet::new(),
             pods: SharedMap::default(),
             bindings: SharedMap::default(),
+            tallies: SharedMap::default(),
         }
     }
 
@@ -144,9 +152,9 @@ impl PolicyBuilder {
         group.pods += 1;
         self.pods.insert(pod.uid.clone(), group.policy.clone());
         if counts(pod) {
-            group.counted += 1;
-            let applying = group.applying.clone();
-            self.count(&applying, 1);
+            let key = group_key(pod);
+            let pods = self.tallies.get(&key).map_or(0, |tally| tally.pods) + 1;
+            self.tallies.insert(key, Tally { pods, applying: group.applying.clone() });
         }
     }
 
@@ -156,16 +164,20 @@ impl PolicyBuilder {
         let Some(unit) = self.units.get_mut(&pod.namespace) else { return };
         let Some(group) = unit.groups.get_mut(&pod.labels) else { return };
         group.pods = group.pods.saturating_sub(1);
-        let applying = counts(pod).then(|| group.applying.clone());
-        group.counted = group.counted.saturating_sub(usize::from(applying.is_some()));
         if group.pods == 0 {
             unit.groups.remove(&pod.labels);
         }
         if unit.groups.is_empty() {
             self.units.remove(&pod.namespace);
         }
-        if let Some(applying) = applying {
-            self.count(&applying, -1);
+        if counts(pod) {
+            let key = group_key(pod);
+            match self.tallies.get(&key).cloned() {
+                Some(tally) if tally.pods > 1 => {
+                    self.tallies.insert(key, Tally { pods: tally.pods - 1, ..tally });
+                }
+                _ => drop(self.tallies.remove(&key)),
+            }
         }
     }
 
@@ -196,6 +208,7 @@ impl PolicyBuilder {
             pods: self.pods.clone(),
             default_allow: PolicyRef::default_allow(),
             bindings: self.bindings.clone(),
+            tallies: self.tallies.clone(),
             listed: OnceLock::new(),
         }
     }
@@ -213,21 +226,11 @@ impl PolicyBuilder {
         objects.items.insert(key, item);
     }
 
-    /// Adds to the numbers of pods that objects bind.
-    fn count(&mut self, applying: &[ItemKey], by: isize) {
-        for key in applying {
-            if let Some(binding) = self.bindings.get(key) {
-                let pods = binding.pods.saturating_add_signed(by);
-                self.bindings.insert(key.clone(), Arc::new(PolicyBinding { pods, ..(**binding).clone() }));
-            }
-        }
-    }
-
     /// Drops what the pods of a namespace have; says whether there was anything.
     fn forget_unit(&mut self, namespace: &str) -> bool {
         let Some(unit) = self.units.remove(namespace) else { return false };
-        for group in unit.groups.values() {
-            self.count(&group.applying, -isize::try_from(group.counted).unwrap_or(isize::MAX));
+        for labels in unit.groups.into_keys() {
+            self.tallies.remove(&(Text::from(namespace), labels));
         }
         true
     }
@@ -286,14 +289,13 @@ impl Unit {
         groups.entry(labels.clone()).or_insert_with_key(|labels| {
             let selecting = scopes.selecting(labels);
             let counting = modes.counting(labels);
-            let positions = scopes.mesh.iter().chain(&scopes.namespace).chain(&selecting);
-            let of_rules = positions.filter_map(|position| items.get(*position)).map(|(key, _)| key.clone());
-            let applying = of_rules.chain(modes.of(counting).map(|object| mode_key(object))).collect();
+            let of_modes = modes.of(counting).map(|object| mode_key(object)).collect();
             let selected =
                 selected.entry(selecting).or_insert_with_key(|positions| compile(items, positions, names)).clone();
-            let layers = [mesh.clone(), namespace.clone(), selected];
+            let layers = [mesh.layer.clone(), namespace.layer.clone(), selected.layer];
+            let applying = [mesh.keys.clone(), namespace.keys.clone(), selected.keys, of_modes];
             let policy = Arc::new(PodPolicy { modes: modes.modes(counting), layers });
-            Group { policy, applying, pods: 0, counted: 0 }
+            Group { policy, applying, pods: 0 }
         })
     }
 }
@@ -302,9 +304,14 @@ fn mode_key(object: &PeerAuthentication) -> ItemKey {
     free_key(PolicyKind::PeerAuthentication, &object.namespace, &object.name, true, |_| false)
 }
 
-fn compile(items: &[(ItemKey, Item)], positions: &[usize], names: &TrustNames) -> Arc<Layer> {
-    let items = positions.iter().filter_map(|position| items.get(*position));
-    Arc::new(layer(items.map(|(_, item)| item), names))
+fn compile(items: &[(ItemKey, Item)], positions: &[usize], names: &TrustNames) -> Compiled {
+    let chosen = || positions.iter().filter_map(|position| items.get(*position));
+    let keys = chosen().map(|(key, _)| key.clone()).collect();
+    Compiled { layer: Arc::new(layer(chosen().map(|(_, item)| item), names)), keys }
+}
+
+fn group_key(pod: &Pod) -> GroupKey {
+    (pod.namespace.clone(), pod.labels.clone())
 }
 
 fn counts(pod: &Pod) -> bool {
