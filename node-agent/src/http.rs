@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// How long a client may take for its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers requests; what it gets is the path.
 pub(crate) trait Pages: Clone + 'static {
@@ -77,9 +77,19 @@ where
 }
 
 async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin, pages: impl Pages) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = answer(&request, &pages);
-        async move { Ok::<_, Infallible>(answer) }
+    serve_connection(stream, |request| std::future::ready(answer(&request, &pages))).await;
+}
+
+/// Answers the requests of one connection, in turn, until it ends.
+pub(crate) async fn serve_connection<F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: impl Fn(Request<Incoming>) -> F,
+) where
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -87,7 +97,7 @@ async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin, pages: impl Page
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, "admin connection ended");
+        tracing::debug!(%error, "a connection of the agent's own endpoints ended");
     }
 }
 

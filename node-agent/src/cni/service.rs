@@ -1,7 +1,6 @@
 //! The agent's side: answers the plugin. It waits for what is not there yet, the pod's object and its SVID, and leaves
 //! everything that changes the kernel to the control thread.
 
-use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +10,6 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -25,10 +22,9 @@ use super::call::{Call, Place, Taken};
 use super::protocol::{
     ADD_PATH, Answer, CHECK_PATH, DEL_PATH, GC_PATH, GcMessage, LONGEST, Outcome, PodMessage, STATUS_PATH,
 };
+use crate::http::{HEAD_TIMEOUT, serve_connection};
 use crate::shared::Shared;
 
-/// How long a client may take for its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the world is looked at for a pod that is not in it yet.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often a pod is asked for that could not be taken in, an address still being checked for duplicates, say.
@@ -78,23 +74,16 @@ impl CniService {
     }
 
     async fn connection(&self, stream: UnixStream) {
-        let service = service_fn(|request: Request<Incoming>| async move {
+        serve_connection(stream, |request| async move {
             let (status, body) = match self.answer(request).await {
                 Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer).unwrap_or_default()),
                 Err((status, why)) => (status, why.into_bytes()),
             };
             let mut response = Response::new(Full::new(Bytes::from(body)));
             *response.status_mut() = status;
-            Ok::<_, Infallible>(response)
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "a CNI connection ended");
-        }
+            response
+        })
+        .await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Answer, (StatusCode, String)> {
