@@ -93,7 +93,7 @@ pub fn checkout(tunnel: &TunnelState) -> Checkout {
 mod tests {
     use super::*;
 
-    const FRESH: TunnelState = TunnelState {
+    pub(super) const FRESH: TunnelState = TunnelState {
         streams: 0,
         peer_limit: 200,
         own_limit: 100,

@@ -69,12 +69,9 @@ impl PolicyIndex {
     pub fn build<'a>(mesh: &MeshConfig, pods: impl IntoIterator<Item = &'a Pod>, policies: &PolicySet) -> Self {
         let mut builder = PolicyBuilder::new(mesh.clone());
         builder.put_all(policies);
-        let mut by_namespace: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-        for pod in pods {
-            by_namespace.entry(&pod.namespace).or_default().push(pod);
-            builder.put_pod(pod);
-        }
-        builder.commit(|namespace| by_namespace.get(namespace).into_iter().flatten().copied());
+        // Before the pods: what they have is then compiled once.
+        builder.commit(|_| std::iter::empty());
+        pods.into_iter().for_each(|pod| builder.put_pod(pod));
         builder.index()
     }
 

@@ -88,17 +88,7 @@ mod tests {
     const WANTED: Demand =
         Demand { served: 2, since: SECOND, warm: Duration::from_secs(60), tunnels: 0, most: 8, ready: false };
 
-    const FRESH: TunnelState = TunnelState {
-        streams: 1,
-        peer_limit: 200,
-        own_limit: 100,
-        heavy: false,
-        closing: false,
-        unused: Duration::ZERO,
-        unused_limit: Duration::from_secs(300),
-        svid_remaining: Duration::from_secs(3600),
-        svid_lead: Duration::from_secs(30),
-    };
+    const FRESH: TunnelState = TunnelState { streams: 1, ..crate::pool::tests::FRESH };
 
     #[test]
     fn only_what_recurs_and_was_used_lately_is_dialled_ahead() {

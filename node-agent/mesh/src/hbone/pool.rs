@@ -166,7 +166,7 @@ impl Pool {
         if dialled.is_err()
             && let Some(usage) = self.0.usage(key)
         {
-            usage.failed();
+            usage.tried();
         }
         let (secured, peer) = dialled?;
         let mut keys = self.0.keys.borrow_mut();

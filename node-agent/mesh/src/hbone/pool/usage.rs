@@ -31,15 +31,11 @@ impl Usage {
         self.tries.set(0);
     }
 
-    /// A dial ahead begins. What it makes may be gone again before anybody used it; so the next one waits all the same.
+    /// A dial ahead begins, or one of a connection's own failed. What the former makes may be gone again before anybody
+    /// used it; so the next one waits all the same.
     pub(super) fn tried(&self) {
         self.tries.set(self.tries.get().saturating_add(1));
         self.wait();
-    }
-
-    /// A dial of a connection's own failed: the next one ahead waits.
-    pub(super) fn failed(&self) {
-        self.tried();
     }
 
     /// The pause begins now.
