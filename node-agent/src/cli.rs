@@ -8,6 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::capture::Mark;
 
+mod ca;
+mod controller;
+
+pub(crate) use ca::{CaAction, CaCommand};
+pub(crate) use controller::ControllerArgs;
+
 /// Warren: sidecarless mTLS for pods, under each pod's own SPIFFE identity.
 #[derive(Debug, Parser)]
 #[command(name = "warren", version, propagate_version = true)]
@@ -23,7 +29,9 @@ pub(crate) enum Command {
     Agent(Box<AgentCommand>),
     /// Show pods, identities and connections of a running agent.
     Status(StatusArgs),
-    /// Manage the directory of the embedded certificate authority.
+    /// Run the mesh's certificate authority, beside the API server.
+    Controller(Box<ControllerArgs>),
+    /// Manage the certificate authority: the controllers', or an agent's own directory.
     Ca(CaCommand),
     /// List connections, and end those that are older than their pod's enrolment.
     Connections(ConnectionsArgs),
@@ -58,7 +66,7 @@ pub(crate) struct AgentArgs {
     /// whose changes are picked up while running (a file of that name is `./kubernetes`).
     #[arg(long, value_name = "kubernetes|PATH")]
     pub(crate) world: PathBuf,
-    /// With `--world kubernetes`: how to reach the API server [default: as the agent's own pod is told by kubelet].
+    /// With `--world kubernetes` or `--identity controller`: how to reach the API server [default: as the agent's own pod is told by kubelet].
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// With `--world kubernetes`: a range of addresses to capture beside those of Services and of observed pods, such
@@ -68,9 +76,19 @@ pub(crate) struct AgentArgs {
     /// What becomes of a captured connection to an address at which the world knows nothing.
     #[arg(long, value_enum, default_value_t = UnknownDestination::Refuse)]
     pub(crate) unknown_destination: UnknownDestination,
-    /// Directory of the embedded CA; agents that share it share a root.
-    #[arg(long)]
-    pub(crate) ca_dir: PathBuf,
+    /// Where SVIDs come from: `embedded`, a certificate authority in each agent with a root in `--ca-dir`; or
+    /// `controller`, Warren's controllers.
+    #[arg(long, value_enum, default_value_t = Identity::Embedded)]
+    pub(crate) identity: Identity,
+    /// With `--identity embedded`: directory of the root; agents that share it share a root.
+    #[arg(long, value_name = "DIR", required_if_eq("identity", "embedded"))]
+    pub(crate) ca_dir: Option<PathBuf>,
+    /// With `--identity controller`: the token that proves this agent, of audience warren-ca.
+    #[arg(long, value_name = "FILE", required_if_eq("identity", "controller"))]
+    pub(crate) ca_token: Option<PathBuf>,
+    /// Namespace of Warren's own objects.
+    #[arg(long, value_name = "NAMESPACE", default_value = "warren-system")]
+    pub(crate) system_namespace: String,
     /// SPIFFE trust domain of this mesh; a Mesh document in the world may set it as well.
     #[arg(long)]
     pub(crate) trust_domain: Option<String>,
@@ -150,6 +168,15 @@ pub(crate) struct AgentArgs {
     /// Write logs as JSON.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// Where SVIDs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Identity {
+    /// A certificate authority of the agent's own.
+    Embedded,
+    /// Warren's controllers.
+    Controller,
 }
 
 /// Whether tunnels are dialled ahead of need.
@@ -285,57 +312,6 @@ pub(crate) struct CniUninstallArgs {
     /// Folder of plugins [default: this distribution's].
     #[arg(long)]
     pub(crate) bin_dir: Option<PathBuf>,
-}
-
-/// `warren ca …`
-#[derive(Debug, Args)]
-pub(crate) struct CaCommand {
-    #[command(subcommand)]
-    pub(crate) action: CaAction,
-}
-
-/// Actions on a CA directory.
-#[derive(Debug, Subcommand)]
-pub(crate) enum CaAction {
-    /// Make a directory with a first root.
-    Init(CaInitArgs),
-    /// Add a second root: trusted by every agent at once, not signing yet.
-    AddRoot(CaDirArgs),
-    /// Let a root sign from now on.
-    Activate(CaRootArgs),
-    /// Trust a root no longer; refused for the signing one.
-    RemoveRoot(CaRootArgs),
-    /// List the roots, their expiry, and which one signs.
-    List(CaDirArgs),
-}
-
-/// A CA directory.
-#[derive(Debug, Args)]
-pub(crate) struct CaDirArgs {
-    /// The CA directory.
-    #[arg(long)]
-    pub(crate) ca_dir: PathBuf,
-}
-
-/// A CA directory to be made.
-#[derive(Debug, Args)]
-pub(crate) struct CaInitArgs {
-    /// The CA directory.
-    #[arg(long)]
-    pub(crate) ca_dir: PathBuf,
-    /// SPIFFE trust domain the root is for.
-    #[arg(long)]
-    pub(crate) trust_domain: String,
-}
-
-/// One root of a CA directory.
-#[derive(Debug, Args)]
-pub(crate) struct CaRootArgs {
-    /// The CA directory.
-    #[arg(long)]
-    pub(crate) ca_dir: PathBuf,
-    /// Name of the root, as `warren ca list` shows it.
-    pub(crate) root: String,
 }
 
 fn parse_mark(text: &str) -> Result<Mark, String> {

@@ -45,6 +45,23 @@ pub(crate) enum WorldSource {
     },
 }
 
+/// Where SVIDs come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum IdentitySource {
+    /// A certificate authority of the agent's own, whose root is in a directory.
+    Embedded {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Warren's controllers.
+    Controller {
+        /// The agent's token for them.
+        token: PathBuf,
+        /// How the API server is reached, which tells of them.
+        kubeconfig: Option<PathBuf>,
+    },
+}
+
 /// Where audit events go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AuditLog {
@@ -76,7 +93,9 @@ pub(crate) struct Config {
     pub(crate) node: String,
     pub(crate) world: WorldSource,
     pub(crate) unknown_destination: UnknownDestination,
-    pub(crate) ca_dir: PathBuf,
+    pub(crate) identity: IdentitySource,
+    /// Namespace of Warren's own objects.
+    pub(crate) system_namespace: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) leaf_ttl: Duration,
     pub(crate) run_dir: PathBuf,
@@ -132,6 +151,7 @@ impl Config {
                 reason: format!("at least {}", humantime::format_duration(MIN_LEAF_TTL)),
             });
         }
+        let in_kubernetes = args.world.as_os_str() == KUBERNETES;
         let cni = args.cni.then(|| CniConfig {
             decisions: args.cni_decisions.unwrap_or_else(|| crate::cni::default_decisions(&args.node)),
             install: args.cni_conf_dir.zip(args.cni_bin_dir).map(|(conf_dir, bin_dir)| CniTarget { conf_dir, bin_dir }),
@@ -145,12 +165,17 @@ impl Config {
             audit_log: audit_log(&args.audit_log),
             early_data: EarlyData { enabled: !args.no_early_data, except: args.no_early_data_to },
             node: args.node,
-            world: world(args.world, args.kubeconfig, args.captured)?,
+            identity: identity(args.identity, args.ca_dir, args.ca_token, args.kubeconfig.clone())?,
+            system_namespace: args.system_namespace,
+            world: world(
+                args.world,
+                args.kubeconfig.filter(|_| in_kubernetes || args.identity == cli::Identity::Embedded),
+                args.captured,
+            )?,
             unknown_destination: match args.unknown_destination {
                 cli::UnknownDestination::Refuse => UnknownDestination::Refuse,
                 cli::UnknownDestination::Plain => UnknownDestination::Plain,
             },
-            ca_dir: args.ca_dir,
             leaf_ttl: args.leaf_ttl,
             admin: args.admin,
             away_wait: args.away_wait,
@@ -225,6 +250,31 @@ fn world(world: PathBuf, kubeconfig: Option<PathBuf>, captured: Vec<IpNet>) -> R
         (Some(file), _) => Err(of_kubernetes("kubeconfig", file.display().to_string())),
         (None, Some(range)) => Err(of_kubernetes("captured", range.to_string())),
         (None, None) => Ok(WorldSource::Files(world)),
+    }
+}
+
+fn identity(
+    identity: cli::Identity,
+    dir: Option<PathBuf>,
+    token: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+) -> Result<IdentitySource, ConfigError> {
+    let other = |flag, path: PathBuf, of: &str| ConfigError::Flag {
+        flag,
+        value: path.display().to_string(),
+        reason: format!("goes with --identity {of} only"),
+    };
+    match (identity, dir, token) {
+        (cli::Identity::Embedded, Some(dir), None) => Ok(IdentitySource::Embedded { dir }),
+        (cli::Identity::Controller, None, Some(token)) => Ok(IdentitySource::Controller { token, kubeconfig }),
+        (cli::Identity::Embedded, _, Some(token)) => Err(other("ca-token", token, "controller")),
+        (cli::Identity::Controller, Some(dir), _) => Err(other("ca-dir", dir, "embedded")),
+        // The command line demands one of them already.
+        (cli::Identity::Embedded, None, None) | (cli::Identity::Controller, None, None) => Err(ConfigError::Flag {
+            flag: "identity",
+            value: format!("{identity:?}").to_lowercase(),
+            reason: "--ca-dir or --ca-token is missing".to_owned(),
+        }),
     }
 }
 

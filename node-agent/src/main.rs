@@ -2,19 +2,23 @@
 
 mod agent;
 mod budget;
+mod ca_protocol;
 mod capture;
 mod cli;
 mod cni;
 mod command;
 mod config;
 mod context;
+mod controller;
 mod ended;
 mod exit;
 mod http;
 mod inbound;
 mod judge;
+mod kube_client;
 mod outbound;
 mod pod_netns;
+mod remote_ca;
 mod shared;
 mod status;
 mod sys;
@@ -43,10 +47,12 @@ fn main() -> ExitCode {
             AgentCommand { run: Some(args), .. } => run_agent(args),
             AgentCommand { action: None, run: None } => Err(Fatal {
                 exit: Exit::Usage,
-                message: "agent needs at least --node, --world and --ca-dir; see `warren agent --help`".to_owned(),
+                message: "agent needs at least --node, --world and where SVIDs come from; see `warren agent --help`"
+                    .to_owned(),
             }),
         },
         Command::Status(args) => block_on(command::status::run(args)),
+        Command::Controller(args) => run_controller(*args),
         Command::Ca(ca) => command::ca::run(ca.action),
         Command::Connections(args) => block_on(command::connections::run(args)),
         Command::Cni(CniCommand { action: None }) => return cni::run_plugin(),
@@ -71,6 +77,11 @@ fn run_agent(args: cli::AgentArgs) -> Result<(), Fatal> {
     log_to_stderr(&args.log, args.log_json);
     let config = Config::new(args).map_err(|error| Fatal::new(Exit::Usage, "configuration", &error))?;
     block_on(agent::run(config))
+}
+
+fn run_controller(args: cli::ControllerArgs) -> Result<(), Fatal> {
+    log_to_stderr(&args.log, args.log_json);
+    block_on(controller::run(args))
 }
 
 fn log_to_stderr(filter: &str, json: bool) {

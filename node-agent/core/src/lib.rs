@@ -13,6 +13,7 @@ pub mod audit;
 pub mod enrolment;
 pub mod http2;
 pub mod identity;
+pub mod issuance;
 pub mod policy;
 pub mod pool;
 pub mod route;

@@ -17,7 +17,7 @@ use warren_core::tunnel::{Baggage, ConnectRequest, TraceParent};
 use crate::clock::ManualClock;
 use crate::hbone::{Connecting, Dialler, HboneServer, HboneStream, InboundStream, Occasion, Open, Pool, TunnelError};
 use crate::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
-use crate::identity::{IdentitySnapshot, SvidSource};
+use crate::identity::{IdentitySnapshot, PodRef, SvidSource};
 use crate::limits::Limits;
 use crate::telemetry::{Parties, Telemetry, TelemetryConfig};
 use crate::tls;
@@ -85,9 +85,13 @@ pub(crate) fn ca_of(name: &str) -> TestCa {
 
 impl TestCa {
     pub(crate) fn snapshot(&self, id: &SpiffeId) -> Arc<IdentitySnapshot> {
-        let uid = PodUid::from(id.as_str());
-        self.ca.add_pod(&uid, id).current().unwrap()
+        self.ca.add_pod(&pod_ref(id.as_str()), id).current().unwrap()
     }
+}
+
+/// A pod of which only the UID matters.
+pub(crate) fn pod_ref(uid: &str) -> PodRef {
+    PodRef { uid: PodUid::from(uid), namespace: "default".to_owned(), name: "pod".to_owned() }
 }
 
 /// TLS by rustls alone, as another implementation has it: the server's end.

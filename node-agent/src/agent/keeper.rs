@@ -9,7 +9,7 @@ use warren_core::enrolment::mode::{Decision, LeaveReason};
 use warren_core::enrolment::{self, ActualPod, DesiredPod, EnrolCommand};
 use warren_core::identity::PodUid;
 use warren_core::world::{Pod, World};
-use warren_mesh::identity::SvidSource;
+use warren_mesh::identity::{PodRef, SvidSource};
 use warren_mesh::live::CancelReason;
 
 use super::board::{PodEntry, PodState};
@@ -267,7 +267,7 @@ impl Keeper {
 
     fn serve(&mut self, want: DesiredPod, enrolled: EnrolledPod, flows: &mut KernelFlows) {
         let uid = want.pod.uid.clone();
-        let identity = self.source.add_pod(&uid, &want.pod.identity);
+        let identity = self.source.add_pod(&pod_ref(&want.pod), &want.pod.identity);
         let local = Arc::new(LocalPod::new(uid.clone(), enrolled.netns, identity, &self.shared.limits));
         self.shared.budget.add_pod(&uid);
         for (worker, listeners) in self.workers.iter().zip(enrolled.listeners) {
@@ -299,7 +299,7 @@ impl Keeper {
         let Some(one) = self.enrolled.get_mut(&pod.uid) else { return };
         one.pod = pod.clone();
         if *one.local.identity().id() != pod.identity {
-            one.local.set_identity(self.source.add_pod(&pod.uid, &pod.identity));
+            one.local.set_identity(self.source.add_pod(&pod_ref(pod), &pod.identity));
             self.cancel_connections(&pod.uid, &CancelReason::IdentityChanged);
             tracing::info!(pod = %name(pod), identity = %pod.identity, "pod has another identity");
         }
@@ -423,4 +423,9 @@ fn left(pod: &Pod, node: &str) -> EnrolmentEvent {
 
 fn name(pod: &Pod) -> String {
     format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// A pod, as an issuer of SVIDs wants it named.
+pub(super) fn pod_ref(pod: &Pod) -> PodRef {
+    PodRef { uid: pod.uid.clone(), namespace: pod.namespace.to_string(), name: pod.name.to_string() }
 }

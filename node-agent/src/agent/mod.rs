@@ -22,7 +22,9 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+use warren_core::identity::SpiffeIdError;
 use warren_core::world::{Loaded, MeshConfig, World};
+use warren_mesh::identity::SvidSource;
 use warren_mesh::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
 use warren_mesh::limits::Limits;
 use warren_mesh::live::{CancelReason, LiveRegistry};
@@ -38,12 +40,14 @@ use self::pages::{AgentPages, PublicPages, StatusPages};
 use self::places::Places;
 use self::source::{News, Source};
 use crate::budget::Budget;
+use crate::ca_protocol::controller_id;
 use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
 use crate::cli::SameNode;
-use crate::config::{AuditLog, Config, socket_path};
+use crate::config::{AuditLog, Config, IdentitySource, socket_path};
 use crate::exit::{Exit, Fatal, chain};
 use crate::inbound::DialPorts;
 use crate::judge::judge_again;
+use crate::remote_ca::{RemoteCa, RemoteCaConfig};
 use crate::shared::Shared;
 use crate::sys::socket::has_congestion_control;
 use crate::worker::{Worker, WorkerCommand};
@@ -128,7 +132,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     agent.serve_cni()?;
     agent.board.notes().ready = true;
     announce(&format!("ready node={} pods={}", agent.config.node, agent.keeper.entries().len()));
-    agent.drive().await
+    Box::pin(agent.drive()).await
 }
 
 /// The parts of a running agent that its control thread owns.
@@ -408,15 +412,31 @@ fn telemetry(config: &Config, mesh: &MeshConfig) -> Result<Arc<Telemetry>, Fatal
     .map_err(|error| Fatal::new(Exit::Runtime, "--audit-log", &error))
 }
 
-fn identity(config: &Config, mesh: &MeshConfig, telemetry: &Arc<Telemetry>) -> Result<Arc<EmbeddedCa>, Fatal> {
-    let wrong = |error: &dyn std::error::Error| Fatal::new(Exit::Ca, "--ca-dir", error);
-    let ca = EmbeddedCaConfig {
-        leaf_ttl: config.leaf_ttl,
-        ..EmbeddedCaConfig::new(config.ca_dir.clone(), mesh.trust_domain.clone(), &config.node)
-    };
-    let ca = Arc::new(EmbeddedCa::open(ca, telemetry.clone()).map_err(|error| wrong(&error))?);
-    ca.start().map_err(|error| wrong(&error))?;
-    Ok(ca)
+fn identity(config: &Config, mesh: &MeshConfig, telemetry: &Arc<Telemetry>) -> Result<Arc<dyn SvidSource>, Fatal> {
+    let trust_domain = mesh.trust_domain.clone();
+    match &config.identity {
+        IdentitySource::Embedded { dir } => {
+            let wrong = |error: &dyn std::error::Error| Fatal::new(Exit::Ca, "--ca-dir", error);
+            let ca = EmbeddedCaConfig {
+                leaf_ttl: config.leaf_ttl,
+                ..EmbeddedCaConfig::new(dir.clone(), trust_domain, &config.node)
+            };
+            let ca = Arc::new(EmbeddedCa::open(ca, telemetry.clone()).map_err(|error| wrong(&error))?);
+            ca.start().map_err(|error| wrong(&error))?;
+            Ok(ca)
+        }
+        IdentitySource::Controller { token, kubeconfig } => {
+            let namespace = config.system_namespace.clone();
+            let controller = controller_id(trust_domain.as_str(), &namespace).parse();
+            let controller = controller.map_err(|error: SpiffeIdError| {
+                Fatal::new(Exit::Usage, format!("--system-namespace {namespace}"), &error)
+            })?;
+            let (kubeconfig, token) = (kubeconfig.clone(), token.clone());
+            let ca = RemoteCaConfig { kubeconfig, namespace, controller, token, trust_domain };
+            let started = RemoteCa::start(ca, telemetry.clone());
+            Ok(started.map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?)
+        }
+    }
 }
 
 fn capture(config: &Config) -> Result<NodeCapture, Fatal> {

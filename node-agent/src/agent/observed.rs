@@ -9,6 +9,7 @@ use warren_core::world::{Pod, World};
 use warren_mesh::identity::{PodIdentity, SvidSource};
 
 use super::board::{PodEntry, PodState};
+use super::keeper::pod_ref;
 
 /// The observed pods of this node.
 #[derive(Default)]
@@ -36,7 +37,7 @@ impl Observed {
             let (known, _) = self.0.entry(pod.uid.clone()).or_insert_with(|| {
                 let (namespace, name, identity) = (&pod.namespace, &pod.name, &pod.identity);
                 tracing::info!(%identity, "pod {namespace}/{name} is observed: it has an identity and is not captured");
-                (pod.clone(), source.add_pod(&pod.uid, &pod.identity))
+                (pod.clone(), source.add_pod(&pod_ref(pod), &pod.identity))
             });
             known.clone_from(pod);
         }

@@ -24,10 +24,19 @@ pub struct AgentBuilder {
     node: String,
     netns: PathBuf,
     run_dir: PathBuf,
-    ca_dir: PathBuf,
+    identity: Identity,
     world: PathBuf,
     arguments: Vec<String>,
     open_files: Option<u64>,
+}
+
+/// Where an agent's SVIDs come from.
+#[derive(Debug, Clone)]
+enum Identity {
+    /// A CA directory.
+    Embedded(PathBuf),
+    /// Controllers; the agent's token for them.
+    Controller(PathBuf),
 }
 
 /// A running agent. Dropping it kills it and cleans up after it.
@@ -44,7 +53,7 @@ impl AgentBuilder {
         Self {
             netns: lab.node(node).path().to_owned(),
             run_dir: lab.dir().join(&node_name),
-            ca_dir: ca_dir(lab),
+            identity: Identity::Embedded(ca_dir(lab)),
             world: lab.manifest.path().to_owned(),
             node: node_name,
             arguments: Vec::new(),
@@ -78,6 +87,13 @@ impl AgentBuilder {
     pub fn kubernetes(self, kubeconfig: &Path) -> Self {
         let kubeconfig = kubeconfig.to_str().expect("UTF-8 path").to_owned();
         self.world(Path::new("kubernetes")).flag("--kubeconfig", &kubeconfig)
+    }
+
+    /// Takes SVIDs from controllers, by the token in this file, instead of the lab's CA directory.
+    #[must_use]
+    pub fn controller(mut self, token: &Path) -> Self {
+        self.identity = Identity::Controller(token.to_owned());
+        self
     }
 
     /// Starts it without waiting until it is ready.
@@ -117,7 +133,11 @@ impl AgentBuilder {
             command.arg("prlimit").arg(format!("--nofile={limit}:{limit}"));
         }
         command.arg(warren_bin()).args(["agent", "--node", &self.node]);
-        command.arg("--world").arg(&self.world).arg("--ca-dir").arg(&self.ca_dir).arg("--run-dir").arg(&self.run_dir);
+        command.arg("--world").arg(&self.world).arg("--run-dir").arg(&self.run_dir);
+        match &self.identity {
+            Identity::Embedded(dir) => command.arg("--ca-dir").arg(dir),
+            Identity::Controller(token) => command.args(["--identity", "controller", "--ca-token"]).arg(token),
+        };
         command.arg("--audit-log").arg(self.run_dir.join("audit.jsonl")).args(["--trust-domain", TRUST_DOMAIN]);
         if !self.arguments.iter().any(|argument| argument == "--audit-interval") {
             command.args(["--audit-interval", "1s"]);

@@ -17,7 +17,9 @@ use warren_core::identity::{PodUid, SpiffeId, TrustDomain};
 use super::ca_dir::{CaDir, CaError, Root};
 use super::issue::{Intermediate, IssueError};
 use super::schedule::{Schedule, renew_at};
-use super::{IdentitySnapshot, IssuerStatus, PodIdentity, PodIdentityWriter, SvidSource, TrustBundle, pod_identity};
+use super::{
+    IdentitySnapshot, IssuerStatus, PodIdentity, PodIdentityWriter, PodRef, SvidSource, TrustBundle, pod_identity,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::telemetry::Telemetry;
 
@@ -290,7 +292,7 @@ impl EmbeddedCa {
 }
 
 impl SvidSource for EmbeddedCa {
-    fn add_pod(&self, uid: &PodUid, id: &SpiffeId) -> PodIdentity {
+    fn add_pod(&self, PodRef { uid, .. }: &PodRef, id: &SpiffeId) -> PodIdentity {
         let now = self.config.clock.now();
         let mut state = self.state();
         if let Some(pod) = state.pods.get(uid)
@@ -314,6 +316,14 @@ impl SvidSource for EmbeddedCa {
 
     fn issuers(&self) -> Vec<IssuerStatus> {
         issuers(&self.state())
+    }
+
+    fn renew(&self, uid: &PodUid) -> bool {
+        let now = self.config.clock.now();
+        let mut state = self.state();
+        let known = state.pods.contains_key(uid);
+        self.issue(&mut state, uid, now);
+        known
     }
 }
 

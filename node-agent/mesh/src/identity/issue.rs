@@ -32,16 +32,31 @@ pub enum IssueError {
     IssuerExpired,
 }
 
-fn make(error: &rcgen::Error) -> IssueError {
+pub(super) fn make(error: &rcgen::Error) -> IssueError {
     IssueError::Make(error.to_string())
 }
 
 /// A private key that is wiped when dropped.
-struct SecretKey(KeyPair);
+pub(super) struct SecretKey(KeyPair);
 
 impl SecretKey {
-    fn generate() -> Result<Self, IssueError> {
+    pub(super) fn generate() -> Result<Self, IssueError> {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self).map_err(|e| make(&e))
+    }
+
+    /// Reads the key of a certificate, and checks that it is its.
+    pub(super) fn of(cert: &CertificateDer<'_>, key_pem: &str) -> Result<Self, IssueError> {
+        let key = KeyPair::from_pem(key_pem).map(Self).map_err(|e| make(&e))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(cert).map_err(|e| IssueError::Make(e.to_string()))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
+            return Err(IssueError::Make("the key does not belong to the certificate".into()));
+        }
+        Ok(key)
+    }
+
+    /// PKCS#8, wiped when dropped like the key it was taken from.
+    pub(super) fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.serialize_der())
     }
 }
 
@@ -67,14 +82,14 @@ impl SigningKey for SecretKey {
     }
 }
 
-/// A new root, to be written down.
-pub(super) struct NewRoot {
+/// A new CA certificate with its key, to be written down.
+pub(super) struct NewCa {
     pub(super) id: String,
     pub(super) cert_pem: String,
     pub(super) key_pem: Zeroizing<String>,
 }
 
-pub(super) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, IssueError> {
+pub(super) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewCa, IssueError> {
     let key = SecretKey::generate()?;
     let serial = random_serial();
     let id = hex(&serial[..8]);
@@ -83,7 +98,7 @@ pub(super) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Ne
     let mut params = ca_params(&name, &serial, validity, BasicConstraints::Unconstrained);
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     let cert = params.self_signed(&key).map_err(|e| make(&e))?;
-    Ok(NewRoot { id, cert_pem: cert.pem(), key_pem: Zeroizing::new(key.0.serialize_pem()) })
+    Ok(NewCa { id, cert_pem: cert.pem(), key_pem: Zeroizing::new(key.0.serialize_pem()) })
 }
 
 /// A root that can sign.
@@ -95,11 +110,8 @@ pub(super) struct RootSigner {
 impl RootSigner {
     /// Reads the key and checks that it belongs to the certificate.
     pub(super) fn new(cert: &CertificateDer<'_>, key_pem: &str) -> Result<Self, IssueError> {
-        let key = KeyPair::from_pem(key_pem).map(SecretKey).map_err(|e| make(&e))?;
+        let key = SecretKey::of(cert, key_pem)?;
         let (_, parsed) = x509_parser::parse_x509_certificate(cert).map_err(|e| IssueError::Make(e.to_string()))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(IssueError::Make("the key does not belong to the certificate".into()));
-        }
         let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         let issuer = Issuer::from_ca_cert_der(cert, key).map_err(|e| make(&e))?;
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
@@ -127,23 +139,13 @@ impl Intermediate {
         now: SystemTime,
         ttl: Duration,
     ) -> Result<Self, IssueError> {
-        if root.not_after <= now {
-            return Err(IssueError::IssuerExpired);
-        }
-        let key = SecretKey::generate()?;
-        let serial = random_serial();
-        let (not_before, not_after) = validity(now, ttl, Some(root.not_after));
-        let subject = format!("Warren intermediate {node} {}", hex(&serial[..4]));
-        let span = (not_before, not_after);
-        let mut params = ca_params(&subject, &serial, span, BasicConstraints::Constrained(0));
-        params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &root.issuer).map_err(|e| make(&e))?;
-        let der = cert.der().clone();
+        let made = IntermediateCert::new(root, node, now, ttl)?;
+        let (not_before, not_after) = made.span;
         Ok(Self {
-            issuer: Issuer::new(params, key),
-            der,
-            subject: format!("CN={subject}"),
-            serial: hex(&serial),
+            der: made.cert.der().clone(),
+            issuer: Issuer::new(made.params, made.key),
+            subject: format!("CN={}", made.subject),
+            serial: hex(&made.serial),
             not_before,
             not_after,
             root: root_id.into(),
@@ -160,14 +162,51 @@ impl Intermediate {
         let params = leaf_params(id, validity)?;
         let cert = params.signed_by(&key, &self.issuer).map_err(|e| make(&e))?;
         let chain = vec![cert.der().clone(), self.der.clone()];
-        // Wiped when dropped, like the key it was taken from.
-        let pkcs8 = Zeroizing::new(key.0.serialize_der());
+        let pkcs8 = key.pkcs8();
         let borrowed = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
         Ok(Svid::new(id, chain, &borrowed)?)
     }
 }
 
-fn leaf_params(
+/// An intermediate as it was made.
+struct IntermediateCert {
+    key: SecretKey,
+    cert: rcgen::Certificate,
+    params: CertificateParams,
+    subject: String,
+    serial: [u8; 16],
+    span: (SystemTime, SystemTime),
+}
+
+impl IntermediateCert {
+    fn new(root: &RootSigner, name: &str, now: SystemTime, ttl: Duration) -> Result<Self, IssueError> {
+        if root.not_after <= now {
+            return Err(IssueError::IssuerExpired);
+        }
+        let key = SecretKey::generate()?;
+        let serial = random_serial();
+        let span = validity(now, ttl, Some(root.not_after));
+        let subject = format!("Warren intermediate {name} {}", hex(&serial[..4]));
+        let mut params = ca_params(&subject, &serial, span, BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        let cert = params.signed_by(&key, &root.issuer).map_err(|e| make(&e))?;
+        Ok(Self { key, cert, params, subject, serial, span })
+    }
+}
+
+/// A new intermediate, to be written down.
+pub(super) fn new_intermediate(
+    root: &RootSigner,
+    name: &str,
+    now: SystemTime,
+    ttl: Duration,
+) -> Result<NewCa, IssueError> {
+    let made = IntermediateCert::new(root, name, now, ttl)?;
+    let key_pem = Zeroizing::new(made.key.0.serialize_pem());
+    Ok(NewCa { id: hex(&made.serial[..8]), cert_pem: made.cert.pem(), key_pem })
+}
+
+pub(super) fn leaf_params(
     id: &SpiffeId,
     (not_before, not_after): (SystemTime, SystemTime),
 ) -> Result<CertificateParams, IssueError> {
@@ -207,7 +246,7 @@ fn uri(text: &str) -> Result<SanType, IssueError> {
 
 /// X.509 knows whole seconds: the end is rounded up, or a certificate of two
 /// seconds might live one. It never outlives its issuer.
-fn validity(now: SystemTime, ttl: Duration, limit: Option<SystemTime>) -> (SystemTime, SystemTime) {
+pub(super) fn validity(now: SystemTime, ttl: Duration, limit: Option<SystemTime>) -> (SystemTime, SystemTime) {
     let since = (now + ttl).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs() + u64::from(since.subsec_nanos() > 0);
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -221,6 +260,6 @@ fn random_serial() -> [u8; 16] {
     serial
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,11 +5,13 @@
 //! account do not share keys (identity.md §13). A handshake takes one
 //! [`IdentitySnapshot`], so SVID and bundle always belong together.
 
+mod authority;
 mod bundle;
 pub mod ca_dir;
 pub mod embedded;
 mod issue;
 mod pod;
+mod request;
 mod schedule;
 mod svid;
 
@@ -22,8 +24,12 @@ use std::time::{Duration, SystemTime};
 
 use warren_core::identity::{PodUid, SpiffeId};
 
+pub use authority::{Authority, AuthorityError, CaCertificate, CaPem, IssuedChain, certificate_id};
 pub use bundle::{BundleError, TrustBundle};
+pub use issue::IssueError;
 pub use pod::{IdentityChanges, IdentityStatus, NoIdentity, PodIdentity, PodIdentityWriter, pod_identity};
+pub use request::{MAX_REQUEST, NewKey, RequestError, RequestedKey};
+pub use schedule::Schedule;
 pub use svid::{Svid, SvidError};
 
 use crate::clock::Clock;
@@ -85,12 +91,23 @@ pub struct IssuerStatus {
     pub active: bool,
 }
 
+/// A pod, as an issuer of SVIDs wants it named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its UID: the pod of that name may be another one by now.
+    pub uid: PodUid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// Where SVIDs come from.
 pub trait SvidSource: Send + Sync {
     /// Starts serving a pod; issuing and renewal follow by themselves. A second
     /// call for the same UID and identity gives the same state again; with
     /// another identity the pod starts anew, without an SVID of the old name.
-    fn add_pod(&self, uid: &PodUid, id: &SpiffeId) -> PodIdentity;
+    fn add_pod(&self, pod: &PodRef, id: &SpiffeId) -> PodIdentity;
 
     /// Forgets a pod and its key at once; its handles turn to
     /// [`NoIdentity::Withdrawn`].
@@ -98,4 +115,22 @@ pub trait SvidSource: Send + Sync {
 
     /// Issuing certificates in use or trusted.
     fn issuers(&self) -> Vec<IssuerStatus>;
+
+    /// Makes a pod's SVID anew, soon, whatever is left of the one in use; `false` if the pod is not known.
+    fn renew(&self, uid: &PodUid) -> bool;
+
+    /// What the certificate authority of the whole mesh must know of this node before it changes its keys; `None` if
+    /// there is no such authority.
+    fn trust(&self) -> Option<TrustNotes> {
+        None
+    }
+}
+
+/// What a node trusts, and who signed what it uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustNotes {
+    /// [`TrustBundle::digest`] of the bundle in use.
+    pub bundle: String,
+    /// [`certificate_id`]s of the intermediates above the SVIDs in use, in order.
+    pub issuers: Vec<String>,
 }

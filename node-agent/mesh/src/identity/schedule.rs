@@ -16,36 +16,40 @@ pub(super) fn renew_at(now: SystemTime, not_after: SystemTime) -> SystemTime {
 
 /// One certificate's next attempt.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub struct Schedule {
     next: SystemTime,
     failures: u32,
 }
 
 impl Schedule {
-    pub(super) fn due_from(now: SystemTime) -> Self {
+    /// Due at `now`, for the first time.
+    pub fn due_from(now: SystemTime) -> Self {
         Self { next: now, failures: 0 }
     }
 
-    pub(super) fn is_due(&self, now: SystemTime) -> bool {
+    /// Whether it is time.
+    pub fn is_due(&self, now: SystemTime) -> bool {
         now >= self.next
     }
 
-    pub(super) fn due_at(&mut self, at: SystemTime) {
+    /// Moves it to `at`.
+    pub fn due_at(&mut self, at: SystemTime) {
         self.next = at;
     }
 
     /// At `at`, unless it is due earlier.
-    pub(super) fn due_by(&mut self, at: SystemTime) {
+    pub fn due_by(&mut self, at: SystemTime) {
         self.next = self.next.min(at);
     }
 
-    pub(super) fn succeeded(&mut self, now: SystemTime, not_after: SystemTime) {
+    /// A certificate came: it is due again around half of its life.
+    pub fn succeeded(&mut self, now: SystemTime, not_after: SystemTime) {
         *self = Self { next: renew_at(now, not_after), failures: 0 };
     }
 
     /// Doubling waits with ±20 % jitter; the first is shorter for certificates
     /// of seconds.
-    pub(super) fn failed(&mut self, now: SystemTime, ttl: Duration) {
+    pub fn failed(&mut self, now: SystemTime, ttl: Duration) {
         let first = FIRST_RETRY.min(ttl / 10);
         let wait = first.saturating_mul(1 << self.failures.min(20)).min(LAST_RETRY);
         self.failures += 1;

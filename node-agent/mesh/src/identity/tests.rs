@@ -22,8 +22,8 @@ fn uid(text: &str) -> PodUid {
 #[test]
 fn pods_of_one_account_share_no_key() {
     let ca = test_ca();
-    let a = ca.ca.add_pod(&uid("a"), &id("x")).current().unwrap();
-    let b = ca.ca.add_pod(&uid("b"), &id("x")).current().unwrap();
+    let a = ca.ca.add_pod(&pod_ref("a"), &id("x")).current().unwrap();
+    let b = ca.ca.add_pod(&pod_ref("b"), &id("x")).current().unwrap();
     assert_eq!(a.svid.id(), b.svid.id());
     let key = |s: &IdentitySnapshot| {
         let (_, cert) = x509_parser::parse_x509_certificate(&s.svid.chain()[0]).unwrap();
@@ -36,7 +36,7 @@ fn pods_of_one_account_share_no_key() {
 #[test]
 fn renewal_starts_from_half_life_and_keeps_the_identity() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     let first = pod.current().unwrap();
     ca.clock.advance(HOUR.mul_f64(0.44));
     ca.ca.step();
@@ -55,7 +55,7 @@ fn renewal_starts_from_half_life_and_keeps_the_identity() {
 #[test]
 fn an_expired_svid_is_no_identity() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     assert!(pod.current().is_ok());
     ca.clock.advance(2 * HOUR);
     assert!(matches!(pod.current(), Err(NoIdentity::Expired { .. })));
@@ -67,12 +67,12 @@ fn an_expired_svid_is_no_identity() {
 #[test]
 fn a_removed_pod_loses_its_identity_at_once() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     ca.ca.remove_pod(&uid("a"));
     assert_eq!(pod.current().unwrap_err(), NoIdentity::Withdrawn);
     // The same UID under another name starts anew.
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
-    let other = ca.ca.add_pod(&uid("a"), &id("y"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
+    let other = ca.ca.add_pod(&pod_ref("a"), &id("y"));
     assert_eq!(pod.current().unwrap_err(), NoIdentity::Withdrawn);
     assert_eq!(other.current().unwrap().svid.id(), &id("y"));
 }
@@ -134,7 +134,7 @@ fn the_root_key_is_for_its_owner_only() {
 #[test]
 fn roots_overlap_in_a_rotation() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     let before = pod.current().unwrap();
     let dir = CaDir::open(&ca.dir.path().join("ca")).unwrap();
     let old = dir.list().unwrap().remove(0);
@@ -174,7 +174,7 @@ fn roots_overlap_in_a_rotation() {
 #[test]
 fn svids_under_a_removed_root_are_replaced_at_once() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     let before = pod.current().unwrap();
     let dir = CaDir::open(&ca.dir.path().join("ca")).unwrap();
     let old = dir.list().unwrap().remove(0);
@@ -190,7 +190,7 @@ fn svids_under_a_removed_root_are_replaced_at_once() {
 #[test]
 fn a_corrupt_file_is_named_and_the_last_good_roots_stay() {
     let ca = test_ca();
-    let pod = ca.ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.ca.add_pod(&pod_ref("a"), &id("x"));
     let path = ca.dir.path().join("ca");
     let dir = CaDir::open(&path).unwrap();
     let root = dir.list().unwrap().remove(0);
@@ -246,7 +246,7 @@ fn leaves_of_seconds_are_renewed_by_the_ca_itself() {
     };
     let ca = Arc::new(EmbeddedCa::open(config, telemetry).unwrap());
     ca.start().unwrap();
-    let pod = ca.add_pod(&uid("a"), &id("x"));
+    let pod = ca.add_pod(&pod_ref("a"), &id("x"));
     let first = pod.current().unwrap().svid.serial().to_owned();
     let mut serials = std::collections::BTreeSet::from([first]);
     let end = std::time::Instant::now() + Duration::from_millis(3500);

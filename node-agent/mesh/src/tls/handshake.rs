@@ -157,10 +157,15 @@ fn peer_facts(state: &CommonState) -> Result<PeerFacts, HandshakeFailure> {
 /// Whether a peer verified earlier would still be accepted under `bundle`: for
 /// connections that outlive a root. Its validity period is judged as of now.
 pub fn peer_still_trusted(peer: &PeerFacts, bundle: &TrustBundle, clock: &dyn Clock) -> bool {
+    chain_is_trusted(&peer.chain, bundle, clock)
+}
+
+/// Whether a chain, leaf first, is one that those who trust `bundle` accept now, as client and as server.
+pub fn chain_is_trusted(chain: &[CertificateDer<'static>], bundle: &TrustBundle, clock: &dyn Clock) -> bool {
     let algorithms = config::provider().signature_verification_algorithms.all;
     let now = clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(now);
-    let Some((leaf, intermediates)) = peer.chain.split_first() else { return false };
+    let Some((leaf, intermediates)) = chain.split_first() else { return false };
     let usages = [KeyUsage::server_auth(), KeyUsage::client_auth()];
     usages.into_iter().all(|usage| verify_path(bundle, algorithms, leaf, intermediates, now, usage).is_ok())
 }

@@ -14,6 +14,7 @@ mod handshake;
 mod leaf;
 pub(crate) mod record;
 mod secrets;
+mod service;
 mod verify;
 
 #[cfg(test)]
@@ -22,7 +23,8 @@ pub(crate) mod testing;
 mod tests;
 
 pub use failure::{HandshakeFailure, PeerAlert};
-pub use handshake::{PeerFacts, Secured, accept, connect, peer_still_trusted};
+pub use handshake::{PeerFacts, Secured, accept, chain_is_trusted, connect, peer_still_trusted};
 pub use leaf::{LeafError, LeafFacts};
+pub use service::{ServiceSvid, service_client, service_server};
 
 pub(crate) use handshake::SharedPeer;

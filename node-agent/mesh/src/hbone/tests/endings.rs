@@ -173,7 +173,7 @@ fn rotation_under_load_fails_nothing() {
         let limits = Limits::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server_pod = ca.ca.add_pod(&"server".into(), &id("server"));
+        let server_pod = ca.ca.add_pod(&pod_ref("server"), &id("server"));
         let server_limits = limits.clone();
         spawn_local(async move {
             while let Ok((tcp, _)) = listener.accept().await {

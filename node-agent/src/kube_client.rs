@@ -1,0 +1,38 @@
+//! The way to the API server: a kubeconfig, or what kubelet gave this process's own pod.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::exit::chain;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The server's name, certificate or credentials cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no way to the API server: {0}")]
+pub(crate) struct NoWay(String);
+
+/// Makes a client; nothing is asked yet. Tokens in files are read again as they are renewed.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, NoWay> {
+    let wrong = |error: &dyn std::error::Error| NoWay(chain(error));
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| wrong(&error))?
+        }
+        None => Config::incluster_env().map_err(|error| wrong(&error))?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| wrong(&error))
+}
+
+/// Whether the API server said no with this HTTP status.
+pub(crate) fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
