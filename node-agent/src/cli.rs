@@ -9,9 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::capture::Mark;
 
 mod ca;
+mod certs;
 mod controller;
 
-pub(crate) use ca::{CaAction, CaCommand};
+pub(crate) use ca::{CaAction, CaBackupArgs, CaCommand, CaRestoreArgs, CaRotateArgs, CaStatusArgs, ClusterArgs};
+pub(crate) use certs::{CertsAction, CertsCommand};
 pub(crate) use controller::ControllerArgs;
 
 /// Warren: sidecarless mTLS for pods, under each pod's own SPIFFE identity.
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Controller(Box<ControllerArgs>),
     /// Manage the certificate authority: the controllers', or an agent's own directory.
     Ca(CaCommand),
+    /// Manage the SVIDs of a node's pods.
+    Certs(CertsCommand),
     /// List connections, and end those that are older than their pod's enrolment.
     Connections(ConnectionsArgs),
     /// Be the CNI plugin, as a container runtime runs it; or install it, or remove it.

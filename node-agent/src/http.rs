@@ -120,6 +120,9 @@ pub(crate) enum GetError {
     /// Nobody listens on the socket, or we may not.
     #[error("cannot reach the agent: {0}")]
     Connect(#[source] io::Error),
+    /// The path is none.
+    #[error("what is asked for is no path: {0}")]
+    Path(#[source] http::uri::InvalidUri),
     /// The connection broke.
     #[error("the agent did not answer: {0}")]
     Http(#[from] hyper::Error),
@@ -129,22 +132,22 @@ pub(crate) enum GetError {
 }
 
 /// `GET path` over a Unix socket.
-pub(crate) async fn get_unix(socket: &Path, path: &'static str) -> Result<Bytes, GetError> {
+pub(crate) async fn get_unix(socket: &Path, path: &str) -> Result<Bytes, GetError> {
     ask_unix(socket, Method::GET, path).await
 }
 
 /// `POST path`, without a body, over a Unix socket.
-pub(crate) async fn post_unix(socket: &Path, path: &'static str) -> Result<Bytes, GetError> {
+pub(crate) async fn post_unix(socket: &Path, path: &str) -> Result<Bytes, GetError> {
     ask_unix(socket, Method::POST, path).await
 }
 
-async fn ask_unix(socket: &Path, method: Method, path: &'static str) -> Result<Bytes, GetError> {
+async fn ask_unix(socket: &Path, method: Method, path: &str) -> Result<Bytes, GetError> {
     let stream = UnixStream::connect(socket).await.map_err(GetError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::task::spawn_local(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.method_mut() = method;
-    *request.uri_mut() = http::Uri::from_static(path);
+    *request.uri_mut() = path.parse().map_err(GetError::Path)?;
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("warren"));
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {

@@ -18,18 +18,30 @@ pub(crate) struct NoWay(String);
 
 /// Makes a client; nothing is asked yet. Tokens in files are read again as they are renewed.
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, NoWay> {
-    let wrong = |error: &dyn std::error::Error| NoWay(chain(error));
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(read, &options).await.map_err(|error| wrong(&error))?
-        }
-        None => Config::incluster_env().map_err(|error| wrong(&error))?,
-    };
+    match kubeconfig {
+        Some(path) => client(read(path).await?),
+        None => client(Config::incluster_env().map_err(|error| NoWay(chain(&error)))?),
+    }
+}
+
+/// The same for an operator: without a kubeconfig it is the one that kubectl would take.
+pub(crate) async fn connect_as_kubectl(kubeconfig: Option<&Path>) -> Result<Client, NoWay> {
+    match kubeconfig {
+        Some(path) => client(read(path).await?),
+        None => client(Config::infer().await.map_err(|error| NoWay(chain(&error)))?),
+    }
+}
+
+async fn read(path: &Path) -> Result<Config, NoWay> {
+    let wrong = |error: &dyn std::error::Error| NoWay(format!("{}: {}", path.display(), chain(error)));
+    let file = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|error| wrong(&error))
+}
+
+fn client(mut config: Config) -> Result<Client, NoWay> {
     config.connect_timeout = Some(CONNECT);
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| wrong(&error))
+    Client::try_from(config).map_err(|error| NoWay(chain(&error)))
 }
 
 /// Whether the API server said no with this HTTP status.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Path of the status on the agent's socket; the number is the version of [`Status`].
 pub(crate) const STATUS_PATH: &str = "/v1/status";
+/// `POST` of this with `NAMESPACE/POD` behind it makes that pod's SVID anew.
+pub(crate) const RENEW_PATH: &str = "/v1/certs/renew/";
 /// Path to which a POST ends connections that are older than their pod's enrolment.
 pub(crate) const CUT_PATH: &str = "/v1/connections/cut";
 /// Version of [`Status`]: raised when a field changes its meaning; new fields do not raise it.

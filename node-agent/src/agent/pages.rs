@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 use warren_core::world::{ObjectState, World};
-use warren_mesh::identity::SvidSource;
+use warren_mesh::identity::{IdentityStatus, PodIdentity, SvidSource};
 use warren_mesh::live::CancelReason;
 use warren_mesh::telemetry::Direction;
 
@@ -14,8 +14,8 @@ use super::gauges::Gauges;
 use crate::http::{Page, Pages};
 use crate::shared::{LiveConnection, Shared, Transport};
 use crate::status::{
-    CUT_PATH, ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodError, PodStatus, STATUS_PATH,
-    STATUS_VERSION, Status, SvidStatus, WatchStatus, WorldStatus,
+    CUT_PATH, ConnectionStatus, DescriptorStatus, IssuerStatus, ObjectStatus, PodError, PodStatus, RENEW_PATH,
+    STATUS_PATH, STATUS_VERSION, Status, SvidStatus, WatchStatus, WorldStatus,
 };
 use crate::world_kube::{Health, Standing, WatchHealth};
 
@@ -51,6 +51,13 @@ impl Pages for StatusPages {
     }
 
     fn action(&self, path: &str) -> Option<Page> {
+        if let Some(pod) = path.strip_prefix(RENEW_PATH) {
+            let (status, said) = match self.0.renew(pod) {
+                Some(serial) => (StatusCode::OK, serial),
+                None => (StatusCode::NOT_FOUND, String::new()),
+            };
+            return Some(Page::text(status, format!("{said}\n")));
+        }
         (path == CUT_PATH).then(|| Page::text(StatusCode::OK, format!("{}\n", self.0.cut())))
     }
 }
@@ -85,6 +92,16 @@ impl AgentPages {
         tracing::info!(told, "an operator ends connections that are older than their pods' enrolment");
         self.board.told_to_end();
         told
+    }
+
+    /// Has the SVID of a pod, `NAMESPACE/NAME`, made anew; the serial of the one in use, empty if there is none.
+    fn renew(&self, pod: &str) -> Option<String> {
+        let notes = self.board.notes();
+        let named = |entry: &&PodEntry| format!("{}/{}", entry.pod.namespace, entry.pod.name) == pod;
+        let entry = notes.pods.iter().find(named)?;
+        let serial = identity_status(entry).and_then(|identity| identity.serial).unwrap_or_default();
+        tracing::info!(pod, "an operator has its SVID made anew");
+        self.issuers.renew(&entry.pod.uid).then_some(serial)
     }
 
     fn why_not_ready(&self) -> String {
@@ -153,10 +170,15 @@ fn watch_status(watch: &WatchHealth) -> WatchStatus {
     }
 }
 
+/// Of a pod that is served, or only observed.
+fn identity_status(entry: &PodEntry) -> Option<IdentityStatus> {
+    let local = entry.local.as_ref().map(|local| local.identity().status());
+    local.or_else(|| entry.identity.as_ref().map(PodIdentity::status))
+}
+
 fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus {
     let pod = &entry.pod;
-    let local = entry.local.as_ref().map(|local| local.identity().status());
-    let identity = local.or_else(|| entry.identity.as_ref().map(|identity| identity.status()));
+    let identity = identity_status(entry);
     let (state, error) = match &entry.state {
         PodState::Enrolled => ("enrolled", None),
         PodState::Leaving => ("leaving", None),

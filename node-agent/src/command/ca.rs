@@ -1,4 +1,4 @@
-//! `warren ca`: the roots of a CA directory.
+//! `warren ca`: the roots of a CA directory, here; a cluster's authority, in `ca_cluster`.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -6,12 +6,17 @@ use std::time::SystemTime;
 use warren_core::identity::{SpiffeIdError, TrustDomain};
 use warren_mesh::identity::ca_dir::{CaDir, CaError, RootInfo};
 
+use super::ca_cluster;
 use crate::cli::CaAction;
 use crate::exit::{Exit, Fatal};
 
 /// Carries out one action and prints its result.
-pub(crate) fn run(action: CaAction) -> Result<(), Fatal> {
+pub(crate) async fn run(action: CaAction) -> Result<(), Fatal> {
     let done = match action {
+        CaAction::Status(args) => return ca_cluster::status(args).await,
+        CaAction::Rotate(args) => return ca_cluster::rotate(args).await,
+        CaAction::Backup(args) => return ca_cluster::backup(args).await,
+        CaAction::Restore(args) => return ca_cluster::restore(args).await,
         CaAction::Init(args) => {
             let trust_domain: TrustDomain = args.trust_domain.parse().map_err(|error: SpiffeIdError| {
                 Fatal::new(Exit::Ca, format!("--trust-domain {}", args.trust_domain), &error)

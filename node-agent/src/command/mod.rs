@@ -1,6 +1,8 @@
 //! The operator's commands that talk to an agent or to files, one module each.
 
 pub(crate) mod ca;
+mod ca_cluster;
+pub(crate) mod certs;
 pub(crate) mod cleanup;
 pub(crate) mod cni;
 pub(crate) mod connections;

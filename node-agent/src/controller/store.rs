@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use warren_core::identity::TrustDomain;
 
 use super::rotation::issuer;
@@ -120,6 +121,21 @@ impl Store {
             Err(error) if is_status(&error, 409) => Err(StoreError::Conflict),
             Err(error) => Err(StoreError::api("writing Secret warren-ca")(error)),
         }
+    }
+
+    /// Asks the leading controller for something.
+    pub(crate) async fn ask(&self, wish: &Wish) -> Result<(), StoreError> {
+        let text = serde_json::to_string(wish).unwrap_or_default();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {WISH: text}}}));
+        let done = self.secrets.patch(SECRET, &PatchParams::default(), &patch).await;
+        done.map(drop).map_err(StoreError::api("writing Secret warren-ca"))
+    }
+
+    /// The roots that agents trust now, PEM.
+    pub(crate) async fn published_roots(&self) -> Result<Option<String>, StoreError> {
+        let found = self.config_maps.get_opt(BUNDLE).await;
+        let found = found.map_err(StoreError::api("reading ConfigMap warren-trust-bundle"))?;
+        Ok(found.and_then(|map| map.data?.remove(BUNDLE_PEM)))
     }
 
     /// The ConfigMap's notes, if it is there.

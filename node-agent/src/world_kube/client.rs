@@ -6,17 +6,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use kube::Config;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::error::WatchError;
 use super::kinds::Watched;
+use crate::kube_client;
 
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long the beginning of an answer, or the rest of a small one, may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 /// Longest line of a watch: the API server itself takes no object of more than 3 MiB.
@@ -33,18 +30,8 @@ pub(crate) struct Api {
 impl Api {
     /// Reads where the API server is and how to identify: a kubeconfig, or what kubelet gave the agent's own pod.
     pub(crate) async fn connect(kubeconfig: Option<&PathBuf>) -> Result<Self, WatchError> {
-        let wrong = |error: &dyn std::error::Error| WatchError::Config(crate::exit::chain(error));
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let read = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
-                let options = KubeConfigOptions::default();
-                Config::from_custom_kubeconfig(read, &options).await.map_err(|error| wrong(&error))?
-            }
-            None => Config::incluster_env().map_err(|error| wrong(&error))?,
-        };
-        config.connect_timeout = Some(CONNECT);
-        config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| wrong(&error))?;
+        let client = kube_client::connect(kubeconfig.map(PathBuf::as_path)).await;
+        let client = client.map_err(|error| WatchError::Config(error.to_string()))?;
         Ok(Self { client })
     }
 

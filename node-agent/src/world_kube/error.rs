@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
     /// The server's name, certificate or credentials cannot be read.
-    #[error("no way to the API server: {0}")]
+    #[error("{0}")]
     Config(String),
     /// It cannot be reached, or the connection broke.
     #[error("the API server cannot be reached: {0}")]

@@ -13,6 +13,7 @@ pub mod apps;
 pub mod capture;
 pub mod client;
 pub mod command;
+pub mod controller;
 pub mod fake_api;
 pub mod hbone;
 pub mod lab;

@@ -10,6 +10,7 @@
 mod absence;
 mod agents;
 mod cni;
+mod controller;
 mod dial;
 mod escapes;
 mod evidence;
