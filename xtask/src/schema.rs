@@ -118,7 +118,12 @@ mod tests {
     #[test]
     fn the_published_schemas_are_read() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/schema");
-        for name in ["audit-event.schema.json", "handshake-record.schema.json", "enrolment-event.schema.json"] {
+        for name in [
+            "audit-event.schema.json",
+            "handshake-record.schema.json",
+            "enrolment-event.schema.json",
+            "issuance-event.schema.json",
+        ] {
             assert!(!Schema::load(&directory.join(name)).unwrap().faults(&json!({})).is_empty(), "{name}");
         }
     }

@@ -6,6 +6,7 @@
 //! ```
 
 mod attest;
+mod conditions;
 mod custody;
 mod facts;
 mod issuer;
@@ -34,6 +35,7 @@ use warren_mesh::telemetry::{AuditTarget, FloatGauge, IssuanceLog, Telemetry, Te
 use warren_mesh::tls::service_server;
 
 use self::attest::Attestor;
+use self::conditions::Conditions;
 use self::custody::{Custody, SharedStanding};
 use self::issuer::Issuer;
 use self::rate::Rates;
@@ -92,6 +94,8 @@ pub(crate) async fn run(args: ControllerArgs) -> Result<(), Fatal> {
     let standing = SharedStanding::default();
     let pages = ControllerPages::new(telemetry.clone(), signing.clone(), standing.clone());
     tokio::task::spawn_local(serve_tcp(admin, pages));
+    let conditions = Conditions::new(client.clone(), args.kubeconfig.clone(), trust_domain.clone(), standing.clone());
+    tokio::spawn(conditions.run());
     let custody = Custody::new(client, &args.namespace, me.clone(), trust_domain, signing, standing);
     let (end, ended) = oneshot::channel();
     let custody = tokio::spawn(custody.run(ended));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::kinds::{WATCHED, Watched};
+use super::kinds::Watched;
 
 /// Where a watch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +43,11 @@ impl WatchHealth {
 pub(crate) struct Health(Arc<Mutex<Vec<WatchHealth>>>);
 
 impl Health {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(kinds: &[Watched]) -> Self {
         let now = Instant::now();
         let one =
             |watched| WatchHealth { watched, standing: Standing::Connecting, synced: false, heard: now, error: None };
-        Self(Arc::new(Mutex::new(WATCHED.into_iter().map(one).collect())))
+        Self(Arc::new(Mutex::new(kinds.iter().copied().map(one).collect())))
     }
 
     /// All watches as they are now.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch as newest};
 use warren_core::world::{Kind, Loaded, MeshConfig, ObjectStore, Severity};
 
 pub(crate) use health::{Health, Standing, WatchHealth};
-use kinds::WATCHED;
+use kinds::{WATCHED, Watched};
 use watch::{Told, Watch};
 
 /// What may wait between the watches and the store.
@@ -35,18 +35,31 @@ pub(crate) struct KubeWorld {
 impl KubeWorld {
     /// Starts to watch. Nothing that the API server does or fails to do is an error here.
     pub(crate) fn start(kubeconfig: Option<PathBuf>, mesh: MeshConfig) -> std::io::Result<Self> {
-        let health = Health::new();
+        Self::start_with(kubeconfig, mesh, &WATCHED)
+    }
+
+    /// The same with what policies and the pods that they bind are made of, and nothing else.
+    pub(crate) fn start_policies(kubeconfig: Option<PathBuf>, mesh: MeshConfig) -> std::io::Result<Self> {
+        let of_policies = [Kind::Namespace, Kind::Pod, Kind::AuthorizationPolicy, Kind::PeerAuthentication];
+        let kinds: Vec<Watched> = WATCHED.into_iter().filter(|watched| of_policies.contains(&watched.kind)).collect();
+        Self::start_with(kubeconfig, mesh, &kinds)
+    }
+
+    fn start_with(kubeconfig: Option<PathBuf>, mesh: MeshConfig, kinds: &[Watched]) -> std::io::Result<Self> {
+        let health = Health::new(kinds);
+        let kinds = kinds.to_vec();
         let (send, worlds) = newest::channel(None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let watched = health.clone();
         std::thread::Builder::new().name("world".into()).spawn(move || {
             runtime.block_on(async move {
                 let (told, heard) = mpsc::channel(QUEUE);
-                for kind in WATCHED {
+                let unsynced = kinds.iter().map(|watched| watched.kind).collect();
+                for kind in kinds {
                     tokio::spawn(Watch::new(kind, kubeconfig.clone(), watched.clone(), told.clone()).run());
                 }
                 drop(told);
-                Collector { store: ObjectStore::new(mesh), unsynced: all_kinds(), health: watched, generation: 0 }
+                Collector { store: ObjectStore::new(mesh), unsynced, health: watched, generation: 0 }
                     .run(heard, send)
                     .await;
             });
@@ -76,10 +89,6 @@ impl KubeWorld {
     pub(crate) fn health(&self) -> Health {
         self.health.clone()
     }
-}
-
-fn all_kinds() -> BTreeSet<Kind> {
-    WATCHED.iter().map(|watched| watched.kind).collect()
 }
 
 /// Fills the store and makes worlds of it.

@@ -33,6 +33,8 @@ pub struct ObjectStore {
     last_good: BTreeSet<ObjectKey>,
     /// Policies of which no version was ever read.
     not_understood: BTreeSet<ObjectKey>,
+    /// What each policy said last: whoever writes its status changes nothing for its pods.
+    said: BTreeMap<ObjectKey, (u64, String)>,
 }
 
 impl ObjectStore {
@@ -45,6 +47,7 @@ impl ObjectStore {
             faults: BTreeMap::new(),
             last_good: BTreeSet::new(),
             not_understood: BTreeSet::new(),
+            said: BTreeMap::new(),
         }
     }
 
@@ -52,6 +55,8 @@ impl ObjectStore {
     pub fn put(&mut self, object: Projected) -> &[Rejection] {
         let kind = object.kind;
         let rank = rank(&object);
+        let says =
+            kind.is_policy().then(|| (rank, object.value.get("spec").map(ToString::to_string).unwrap_or_default()));
         let root = Node::from(object.value);
         let (key, unnamed) = match read_key(&root, kind) {
             Ok(key) => (key, None),
@@ -65,6 +70,11 @@ impl ObjectStore {
         let is_new = !self.known.contains_key(&key);
         let list = self.lists.get(&kind).copied().unwrap_or(0);
         self.known.insert(key.clone(), list);
+        if let Some(says) = says
+            && self.said.insert(key.clone(), says.clone()).is_some_and(|said| said == says)
+        {
+            return self.faults.get(&key).map_or(&[], Vec::as_slice);
+        }
         self.faults.remove(&key);
         let refused = match read {
             Ok(read) => {
@@ -141,6 +151,7 @@ impl ObjectStore {
         self.faults.remove(key);
         self.last_good.remove(key);
         self.not_understood.remove(key);
+        self.said.remove(key);
         self.builder.remove(key);
     }
 

@@ -309,3 +309,51 @@ fn without_a_controller_nothing_leaves_in_clear() {
     mesh.wait_svid("server");
     assert_echo(&mesh.client.ns, mesh.server.at(8080), b"hello");
 }
+
+const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crds");
+
+#[test]
+fn authors_of_policies_are_told_what_became_of_them() {
+    let Some(mut mesh) = Mesh::bare() else { return };
+    mesh.api.kubectl(&["apply", "-f", CRDS], "");
+    mesh.api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "");
+    mesh.start_controller(FIRST);
+    mesh.run_pod("client");
+    mesh.run_pod("server");
+    let policy = |name: &str, from: &str| {
+        json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": name, "namespace": "prod"},
+            "spec": {"selector": {"matchLabels": {"app": "server"}},
+                "rules": [{from: [{"source": {"serviceAccounts": ["prod/client"]}}]}]}})
+    };
+    let condition = |api: &ApiServer, name: &str, wanted: &dyn Fn(&Value) -> bool| {
+        eventually("the condition", SOON, || {
+            let text = api.kubectl(&["get", "authorizationpolicy", "-n", "prod", name, "-o", "json"], "");
+            let object: Value = serde_json::from_str(&text).unwrap();
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().find(|one| one["type"] == "warren.dev/Accepted" && wanted(one)).cloned()
+        })
+    };
+    mesh.api.apply(&policy("good", "from").to_string());
+    mesh.api.apply(&policy("misspelt", "form").to_string());
+    let good = condition(&mesh.api, "good", &|one| one["message"] == "in force; binds 1 pod");
+    assert_eq!((good["status"].as_str(), good["reason"].as_str()), (Some("True"), Some("Accepted")));
+    assert_eq!(good["observedGeneration"], 1);
+    let refused = condition(&mesh.api, "misspelt", &|one| one["status"] == "False");
+    assert_eq!(refused["reason"], "Refused");
+    assert!(refused["message"].as_str().unwrap().contains("form"), "{refused}");
+    // What others say of it stays, and a newer version that is refused leaves the one before in force.
+    let theirs = json!({"status": {"conditions": [good, {"type": "istio.io/Other", "status": "True"}]}}).to_string();
+    let patch = ["patch", "authorizationpolicy", "-n", "prod", "good", "--subresource=status", "--type=merge", "-p"];
+    mesh.api.kubectl(&[&patch[..], &[&theirs]].concat(), "");
+    mesh.api.apply(&policy("good", "form").to_string());
+    let later = condition(&mesh.api, "good", &|one| one["observedGeneration"] == 2 && one["status"] == "False");
+    assert_eq!(later["reason"], "LastGoodVersionInForce");
+    let text = mesh.api.kubectl(&["get", "authorizationpolicy", "-n", "prod", "good", "-o", "jsonpath={.status}"], "");
+    assert!(text.contains("istio.io/Other"), "{text}");
+    // A replica that takes over says the same, and nothing twice.
+    mesh.controllers[0].kill();
+    mesh.start_controller(SECOND);
+    mesh.api.apply(&policy("good", "from").to_string());
+    condition(&mesh.api, "good", &|one| one["observedGeneration"] == 3 && one["status"] == "True");
+}
