@@ -10,6 +10,7 @@ mod near;
 mod observed;
 mod pages;
 mod places;
+mod pod_events;
 mod severed;
 mod source;
 
@@ -43,7 +44,7 @@ use crate::budget::Budget;
 use crate::ca_protocol::controller_id;
 use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
 use crate::cli::SameNode;
-use crate::config::{AuditLog, Config, IdentitySource, socket_path};
+use crate::config::{AuditLog, Config, IdentitySource, WorldSource, socket_path};
 use crate::exit::{Exit, Fatal, chain};
 use crate::inbound::DialPorts;
 use crate::judge::judge_again;
@@ -104,6 +105,9 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
             source.health(),
         ),
     };
+    if let WorldSource::Kubernetes { kubeconfig, .. } = &config.world {
+        tokio::task::spawn_local(pod_events::run(board.clone(), config.node.clone(), kubeconfig.clone()));
+    }
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
     let places = Places::open(&config.run_dir);

@@ -19,6 +19,7 @@ mod serve;
 mod signing;
 pub(crate) mod state;
 pub(crate) mod store;
+mod taints;
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
@@ -96,6 +97,7 @@ pub(crate) async fn run(args: ControllerArgs) -> Result<(), Fatal> {
     tokio::task::spawn_local(serve_tcp(admin, pages));
     let conditions = Conditions::new(client.clone(), args.kubeconfig.clone(), trust_domain.clone(), standing.clone());
     tokio::spawn(conditions.run());
+    tokio::spawn(taints::run(client.clone(), standing.clone()));
     let custody = Custody::new(client, &args.namespace, me.clone(), trust_domain, signing, standing);
     let (end, ended) = oneshot::channel();
     let custody = tokio::spawn(custody.run(ended));

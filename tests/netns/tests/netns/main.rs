@@ -20,6 +20,7 @@ mod identity;
 mod inspect;
 mod kubernetes;
 mod leftovers;
+mod pod_events;
 mod pods;
 mod policy;
 mod samenode;
