@@ -95,7 +95,7 @@ pub struct AuditEvent {
     /// Why it was refused, or why a permitted connection failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How it was carried: `tunnel`, `plain`, `own`, `kernel`, `none`.
+    /// How it was carried: `tunnel`, `plain`, `own`, `kernel`, `probe`, `none`.
     pub route: String,
     /// Status of the CONNECT response.
     #[serde(skip_serializing_if = "Option::is_none")]

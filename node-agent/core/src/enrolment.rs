@@ -89,7 +89,7 @@ mod tests {
     fn wish(name: &str, netns: &str, cookie: Option<u64>) -> DesiredPod {
         let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nstatus: {{podIP: 10.0.0.1}}\n");
         let pod = Arc::new(pod(&world(&text), "default", name).clone());
-        let plan = InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new() };
+        let plan = InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new(), probed: Arc::default() };
         DesiredPod { pod, netns: netns.into(), cookie, plan }
     }
 

@@ -224,6 +224,7 @@ fn pod(mesh: &MeshConfig, namespace: &str, number: usize, labels: &[(&str, &str)
         workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },
         canonical_name: name.as_str().into(),
         canonical_revision: "latest".into(),
+        probed: [].into(),
         ports: [].into(),
         host_network: false,
         host_ips: [].into(),

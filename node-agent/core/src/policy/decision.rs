@@ -200,11 +200,13 @@ pub enum PlainVerdict {
     Refuse,
 }
 
-/// The kernel's verdicts for plaintext to one pod.
+/// The kernel's verdicts for plaintext to one pod, and what passes in spite of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InboundPlan {
     /// For every port not in `ports`.
     pub default: PlainVerdict,
     /// Ports whose verdict differs from `default`.
     pub ports: BTreeMap<u16, PlainVerdict>,
+    /// Ports at which kubelet may ask in clear.
+    pub probed: Arc<[u16]>,
 }

@@ -101,10 +101,10 @@ impl PolicyIndex {
     }
 
     /// What the kernel does with plaintext to a pod. `Refuse` only where
-    /// [`Self::decide`] denies all plaintext, `Pass` only where it allows all.
+    /// [`Self::decide`] denies all plaintext, `Pass` only where it allows all. Kubelet's probes pass whatever it says.
     pub fn inbound_plan(&self, pod: &Pod) -> InboundPlan {
         let Some(policy) = self.pods.get(&pod.uid) else {
-            return InboundPlan { default: PlainVerdict::Refuse, ports: BTreeMap::new() };
+            return InboundPlan { default: PlainVerdict::Refuse, ports: BTreeMap::new(), probed: Arc::default() };
         };
         let open = policy.layers.iter().all(|layer| layer.is_empty);
         let verdict = |mode| match mode {
@@ -118,7 +118,7 @@ impl PolicyIndex {
             .map(|(port, setting)| (*port, verdict(setting.mode)))
             .filter(|(_, verdict)| *verdict != default)
             .collect();
-        InboundPlan { default, ports }
+        InboundPlan { default, ports, probed: pod.probed.clone() }
     }
 
     /// What became of every policy object, in a fixed order.

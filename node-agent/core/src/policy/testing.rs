@@ -26,6 +26,7 @@ pub(super) fn pod(mesh: &MeshConfig, namespace: &str, name: &str, labels: &[(&st
         workload: Workload { kind: WorkloadKind::Pod, name: name.into() },
         canonical_name: name.into(),
         canonical_revision: "latest".into(),
+        probed: [].into(),
         ports: [].into(),
         host_network: false,
         host_ips: [].into(),

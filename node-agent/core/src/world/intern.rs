@@ -15,6 +15,7 @@ pub(super) struct Interner {
     labels: HashSet<Labels>,
     ports: HashSet<Arc<[ContainerPort]>>,
     addresses: HashSet<Arc<[IpAddr]>>,
+    probed: HashSet<Arc<[u16]>>,
     identities: HashSet<SpiffeId>,
     /// Values when they were last looked through.
     swept: usize,
@@ -42,6 +43,10 @@ impl Interner {
         keep(&mut self.ports, ports.into())
     }
 
+    pub(super) fn probed(&mut self, ports: &[u16]) -> Arc<[u16]> {
+        keep(&mut self.probed, ports.into())
+    }
+
     pub(super) fn addresses(&mut self, addresses: &[IpAddr]) -> Arc<[IpAddr]> {
         keep(&mut self.addresses, addresses.into())
     }
@@ -52,16 +57,20 @@ impl Interner {
 
     /// Drops what nobody holds, once there is twice as much as after the last time.
     pub(super) fn sweep(&mut self) {
-        let size = self.texts.len() + self.labels.len() + self.ports.len() + self.addresses.len();
-        if size < FEW.max(2 * self.swept) {
+        if self.size() < FEW.max(2 * self.swept) {
             return;
         }
         self.labels.retain(|labels| labels.holders() > 1);
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.addresses.retain(|addresses| Arc::strong_count(addresses) > 1);
+        self.probed.retain(|ports| Arc::strong_count(ports) > 1);
         self.texts.retain(|text| text.holders() > 1);
         self.identities.retain(|identity| identity.holders() > 1);
-        self.swept = self.texts.len() + self.labels.len() + self.ports.len() + self.addresses.len();
+        self.swept = self.size();
+    }
+
+    fn size(&self) -> usize {
+        self.texts.len() + self.labels.len() + self.ports.len() + self.addresses.len() + self.probed.len()
     }
 }
 

@@ -175,6 +175,8 @@ pub struct Pod {
     pub canonical_revision: Text,
     /// Ports its containers declare.
     pub ports: Arc<[ContainerPort]>,
+    /// Ports at which kubelet asks it, by probes and lifecycle hooks, in ascending order.
+    pub probed: Arc<[u16]>,
     /// Shares the node's network namespace; never captured.
     pub host_network: bool,
     /// Addresses of its node, for `hostPort`s.

@@ -10,6 +10,7 @@ mod metadata;
 mod node;
 mod pod;
 mod policy;
+mod probed;
 mod service;
 
 use serde::de::DeserializeOwned;

@@ -57,8 +57,20 @@ const METADATA: Keep = Only(&[
     ("resourceVersion", All),
 ]);
 
-const CONTAINERS: Keep =
-    Only(&[("ports", Only(&[("name", All), ("containerPort", All), ("hostPort", All), ("protocol", All)]))]);
+const ASKED: Keep = Only(&[("port", All), ("host", All)]);
+
+const PROBE: Keep = Only(&[("httpGet", ASKED), ("tcpSocket", ASKED), ("grpc", Only(&[("port", All)]))]);
+
+const HOOK: Keep = Only(&[("httpGet", ASKED), ("tcpSocket", ASKED)]);
+
+const CONTAINERS: Keep = Only(&[
+    ("ports", Only(&[("name", All), ("containerPort", All), ("hostPort", All), ("protocol", All)])),
+    ("restartPolicy", All),
+    ("livenessProbe", PROBE),
+    ("readinessProbe", PROBE),
+    ("startupProbe", PROBE),
+    ("lifecycle", Only(&[("postStart", HOOK), ("preStop", HOOK)])),
+]);
 
 const POD: Keep = Only(&[
     ("metadata", POD_METADATA),
@@ -268,13 +280,16 @@ mod tests {
                 "sidecar.istio.io/status": "{}", "b": "c"
             }},
             "spec": {"nodeName": "n", "containers": [
-                {"image": "i", "env": [], "ports": [{"containerPort": 1, "hostIP": ""}]}
+                {"image": "i", "env": [], "ports": [{"containerPort": 1, "hostIP": ""}],
+                 "livenessProbe": {"httpGet": {"port": 1, "path": "/", "scheme": "HTTP"}, "periodSeconds": 1},
+                 "lifecycle": {"preStop": {"tcpSocket": {"port": "a"}, "exec": {}}}}
             ]},
             "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}], "qosClass": "B"}
         });
         let wanted = serde_json::json!({
             "metadata": {"name": "a", "annotations": {"sidecar.istio.io/status": "{}"}},
-            "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 1}]}]},
+            "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 1}],
+                "livenessProbe": {"httpGet": {"port": 1}}, "lifecycle": {"preStop": {"tcpSocket": {"port": "a"}}}}]},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}
         });
         assert_eq!(project(Kind::Pod, &pod), wanted);

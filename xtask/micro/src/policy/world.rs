@@ -45,6 +45,7 @@ pub(super) fn pod(mesh: &MeshConfig, workload: usize) -> Result<Pod> {
         workload: Workload { kind: WorkloadKind::Pod, name: name.as_str().into() },
         canonical_name: name.as_str().into(),
         canonical_revision: "latest".into(),
+        probed: [].into(),
         ports: [].into(),
         host_network: false,
         host_ips: [].into(),

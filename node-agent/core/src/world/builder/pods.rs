@@ -128,6 +128,7 @@ impl WorldBuilder {
             canonical_revision: keep.text(canonical_revision.map_or("latest", String::as_str)),
             workload,
             ports: keep.ports(&object.ports),
+            probed: keep.probed(&object.probed),
             host_network: object.facts.host_network,
             host_ips: keep.addresses(&object.host_ips),
             labels: keep.labels(&object.labels),

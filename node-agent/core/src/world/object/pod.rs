@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::metadata::{Metadata, unknown_mode};
+use super::probed::{self, Lifecycle, Probe};
 use super::{FieldProblem, typed};
 use crate::addr::canonical;
 use crate::enrolment::mode::PodFacts;
@@ -35,6 +36,8 @@ pub(in crate::world) struct PodObject {
     pub(in crate::world) netns: Option<PathBuf>,
     pub(in crate::world) workload: Workload,
     pub(in crate::world) ports: Vec<ContainerPort>,
+    /// Where kubelet asks it, in ascending order.
+    pub(in crate::world) probed: Vec<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,17 +60,24 @@ struct PodSpec {
     init_containers: Vec<Container>,
 }
 
+/// A container, and what kubelet asks it.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Container {
-    ports: Vec<Port>,
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Container {
+    pub(super) ports: Vec<Port>,
+    pub(super) restart_policy: String,
+    pub(super) liveness_probe: Option<Probe>,
+    pub(super) readiness_probe: Option<Probe>,
+    pub(super) startup_probe: Option<Probe>,
+    pub(super) lifecycle: Option<Lifecycle>,
 }
 
+/// A port that a container declares.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Port {
-    name: Option<String>,
-    container_port: u16,
+pub(super) struct Port {
+    pub(super) name: Option<String>,
+    pub(super) container_port: u16,
     host_port: Option<u16>,
     #[serde(default)]
     protocol: WireProtocol,
@@ -133,6 +143,7 @@ pub(super) fn read(document: &Document) -> Result<PodObject, Vec<FieldProblem>> 
         uid: uid(&metadata, &key.namespace, &key.name).map_err(one)?,
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         node: spec.node_name,
+        probed: probed::ports(&spec.containers, &spec.init_containers, &ips),
         ips,
         ips_field,
         host_ips: merged(status.host_ip, &status.host_ips),

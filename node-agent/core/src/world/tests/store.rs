@@ -101,7 +101,9 @@ fn pod(number: u8, shape: u8) -> Value {
             "uid": format!("uid-{number}-{}", shape / 12),
             "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"nodeName": format!("n{}", number % 2), "serviceAccountName": format!("sa{}", shape % 3),
-            "hostNetwork": shape % 11 == 10, "containers": [{"ports": ports}]},
+            "hostNetwork": shape % 11 == 10, "containers": [{
+                "ports": ports, "readinessProbe": {"httpGet": {"port": 80 + shape % 3, "path": "/"}}
+            }]},
         "status": {"phase": phase, "hostIP": format!("192.168.0.{}", number % 2),
             "podIPs": [{"ip": ip}],
             "conditions": [{"type": "Ready", "status": if shape.is_multiple_of(3) { "False" } else { "True" }}]}
@@ -342,7 +344,8 @@ fn foreign_pod(number: u32) -> Value {
             "namespace": format!("team-{}", workload % 200), "uid": format!("8a5a2f6e-0000-4000-8000-{number:012}"), "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": {"app": format!("workload-{workload}"), "pod-template-hash": "7d9f8c5b6", "version": "v1"}},
         "spec": {"nodeName": format!("node-{node}"), "serviceAccountName": format!("workload-{workload}"),
-            "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+            "containers": [{"ports": [{"name": "http", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"port": "http", "path": "/"}}}]},
         "status": {"phase": "Running", "hostIP": format!("192.168.{}.{}", node / 250, node % 250),
             "podIPs": [{"ip": format!("10.{high}.{middle}.{low}")}, {"ip": format!("fd00::{number:x}")}],
             "conditions": [{"type": "Ready", "status": "True"}]}
