@@ -154,6 +154,10 @@ pub(crate) struct AgentArgs {
     /// of an issuer, without which no pod gets an identity; repeatable.
     #[arg(long, value_name = "NAMESPACE")]
     pub(crate) never_enrol: Vec<String>,
+    /// The cgroup that the cgroups of this node's pods lie in, below the root of the hierarchy; repeatable [default: those
+    /// named as kubelet names it]. Kubelet's probes are told from pods' connections by it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) pod_cgroup: Vec<PathBuf>,
     /// Answer the CNI plugin, so that pods are in before their first process.
     #[arg(long)]
     pub(crate) cni: bool,

@@ -117,6 +117,8 @@ pub(crate) struct Config {
     pub(crate) audit_interval: Duration,
     /// Namespaces that are never enrolled, beside the fixed ones.
     pub(crate) never_enrol: Vec<String>,
+    /// Cgroups that pods' cgroups lie in; none are looked for.
+    pub(crate) pod_cgroups: Vec<PathBuf>,
     /// How the CNI plugin is served; `None` if it is not.
     pub(crate) cni: Option<CniConfig>,
 }
@@ -158,6 +160,7 @@ impl Config {
         });
         Ok(Self {
             cni,
+            pod_cgroups: args.pod_cgroup,
             never_enrol: args.never_enrol,
             run_dir: args.run_dir.unwrap_or_else(|| default_run_dir(&args.node)),
             trust_domain: trust_domain(args.trust_domain.as_deref())?,

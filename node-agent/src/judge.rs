@@ -9,7 +9,7 @@ use warren_core::world::{Pod, World};
 use warren_mesh::live::CancelReason;
 use warren_mesh::telemetry::Direction;
 
-use crate::shared::{LiveConnection, Shared};
+use crate::shared::{LiveConnection, Shared, Transport};
 
 /// Judges every live connection by the world in force. Returns how many were told to end.
 pub(crate) fn judge_again(shared: &Shared) -> usize {
@@ -30,7 +30,18 @@ fn verdict(world: &World, connection: &LiveConnection) -> Option<CancelReason> {
     if connection.direction == Direction::Outbound {
         return None;
     }
+    if connection.transport == Transport::Probe {
+        return no_longer_probed(pod, connection);
+    }
     decide(world, pod, connection).err().map(|denial| cancelled_by(&denial))
+}
+
+/// Why a probe may no longer exist, if so: policies do not ask for kubelet's identity, but the pod's spec is to name the
+/// port.
+pub(crate) fn no_longer_probed(pod: &Pod, connection: &LiveConnection) -> Option<CancelReason> {
+    let named = pod.probed.contains(&connection.destination.port());
+    let reason = || "the pod's spec names the port in no probe and no lifecycle hook any more".to_owned();
+    (!named).then(|| CancelReason::PolicyChanged { policy: None, reason: reason() })
 }
 
 /// Decides, before there is one, on connections from a pod to another of the same node. The kernel knows both by their

@@ -131,6 +131,8 @@ pub(crate) enum Transport {
     Kernel,
     /// In clear, older than the pod's enrolment.
     PreEnrolment,
+    /// In clear, as a probe of the node's host.
+    Probe,
 }
 
 impl Transport {
@@ -141,6 +143,7 @@ impl Transport {
             Self::Plaintext => "plaintext",
             Self::Kernel => "kernel",
             Self::PreEnrolment => "pre-enrolment",
+            Self::Probe => "probe",
         }
     }
 }

@@ -113,6 +113,12 @@ pub(crate) struct PodStatus {
     pub(crate) cookie: Option<u64>,
     /// Live connections.
     pub(crate) connections: usize,
+    /// Ports at which kubelet may ask it in clear.
+    #[serde(default)]
+    pub(crate) probe_ports: Vec<u16>,
+    /// Why kubelet's probes are refused nevertheless.
+    #[serde(default)]
+    pub(crate) probe_error: Option<String>,
 }
 
 /// Why a pod is not enrolled.
@@ -142,7 +148,8 @@ pub(crate) struct ConnectionStatus {
     pub(crate) id: u64,
     /// `outbound` or `inbound`.
     pub(crate) direction: String,
-    /// How it is carried: `mtls`, `plaintext`, `kernel` (plaintext that passes in the kernel) or `pre-enrolment`.
+    /// How it is carried: `mtls`, `plaintext`, `kernel` (plaintext that passes in the kernel), `probe` or
+    /// `pre-enrolment`.
     pub(crate) transport: String,
     /// Caller's address.
     pub(crate) source: String,

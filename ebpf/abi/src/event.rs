@@ -39,7 +39,7 @@ impl Endpoint {
 pub struct Event {
     /// Number of an [`EventKind`].
     pub kind: u32,
-    /// Number of a [`RefusalReason`], or 0.
+    /// Number of a [`RefusalReason`] or, of plaintext, of a [`ProbeRefusal`](crate::ProbeRefusal); or 0.
     pub reason: u32,
     /// Cookie of the pod's network namespace.
     pub cookie: u64,
@@ -75,6 +75,10 @@ pub enum EventKind {
     FlowFailed = 6,
     /// A connection to a pod of this node has no verdict.
     VerdictWanted = 7,
+    /// An application accepted a probe of this node's host.
+    ProbeOpened = 8,
+    /// A connection from this node's host is no probe, so that the agent decides.
+    NotAProbe = 9,
 }
 
 impl EventKind {
@@ -89,6 +93,8 @@ impl EventKind {
             5 => Some(Self::FlowDialled),
             6 => Some(Self::FlowFailed),
             7 => Some(Self::VerdictWanted),
+            8 => Some(Self::ProbeOpened),
+            9 => Some(Self::NotAProbe),
             _ => None,
         }
     }
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn codes_decode_to_what_they_were() {
-        for code in 1..=7 {
+        for code in 1..=9 {
             assert_eq!(EventKind::from_code(code).map(|kind| kind as u32), Some(code));
         }
         for code in 1..=6 {

@@ -5,6 +5,7 @@
 #![no_std]
 
 mod event;
+mod host;
 mod listener;
 mod node;
 mod pod;
@@ -12,6 +13,9 @@ mod same_node;
 mod splice;
 
 pub use event::{Endpoint, Event, EventKind, RefusalReason};
+pub use host::{
+    HostConnection, HostOpener, HostState, MAX_CGROUP_DEPTH, MAX_HOST_CONNECTIONS, MAX_POD_CGROUPS, ProbeRefusal,
+};
 pub use listener::{Family, LISTENER_SLOTS, ListenerKind, MAX_WORKERS, listener_slot};
 pub use node::{Captured, Config, ExactKey, OwnKey, PodEntry};
 pub use pod::{PodConfig, PortVerdict, PortVerdicts};
@@ -25,7 +29,7 @@ pub use splice::{
 };
 
 /// Number of this contract. Pinned maps of another number are never opened.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Interface index of `lo`, the same in every network namespace.
 pub const LOOPBACK_IFINDEX: u32 = 1;
@@ -93,6 +97,19 @@ pub mod map {
     /// What `connect` found out: socket storage, [`Admission`](crate::Admission).
     pub const ADMISSIONS: &str = "ADMISSIONS";
 
+    /// Addresses of enrolled pods: address → cookie of the pod's network namespace.
+    pub const POD_ADDRESSES: &str = "POD_ADDRESSES";
+    /// Ids of the cgroups that pods' cgroups lie in → 1.
+    pub const POD_CGROUPS: &str = "POD_CGROUPS";
+    /// What `connect` found out about sockets of the host: socket storage, a [`HostOpener`](crate::HostOpener).
+    pub const HOST_SOCKETS: &str = "HOST_SOCKETS";
+    /// Connections that the host opens to enrolled pods: [`WayKey`](crate::WayKey) →
+    /// [`HostConnection`](crate::HostConnection).
+    pub const HOST_CONNECTIONS: &str = "HOST_CONNECTIONS";
+    /// Those that will not be let in, until they arrive: [`WayKey`](crate::WayKey) →
+    /// [`ProbeRefusal`](crate::ProbeRefusal).
+    pub const HOST_REFUSALS: &str = "HOST_REFUSALS";
+
     /// Ends of spliced connections: socket cookie → [`SpliceEnd`](crate::SpliceEnd).
     pub const SPLICE_ENDS: &str = "SPLICE_ENDS";
     /// Sockets that spliced bytes go to: sockhash, by cookie.
@@ -105,7 +122,8 @@ pub mod map {
     pub const SPLICE_PAIRS: &str = "SPLICE_PAIRS";
 
     /// The maps that pod objects share with the node object.
-    pub const SHARED: [&str; 8] = [OWN, CONFIG, HEARTBEAT, EVENTS, STATS, NEAR_VERDICTS, WAYS, PAST_WAYS];
+    pub const SHARED: [&str; 10] =
+        [OWN, CONFIG, HEARTBEAT, EVENTS, STATS, NEAR_VERDICTS, WAYS, PAST_WAYS, HOST_CONNECTIONS, HOST_REFUSALS];
 }
 
 /// Names of the programs in the objects.
@@ -169,8 +187,11 @@ pub mod stat {
     /// Packets dropped because they claimed to be of an admitted connection, or would have left for a neighbour in
     /// clear.
     pub const WIRE_DROPPED: u32 = 12;
+    /// Packets dropped because they bore the addresses and ports of a connection from the host, and were not its
+    /// socket's.
+    pub const HOST_FORGED: u32 = 13;
     /// Number of counters.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 }
 
 /// A type whose every bit pattern is valid and which has no padding.

@@ -76,22 +76,44 @@ pub struct Config {
     abi: u32,
     mark: u32,
     mask: u32,
-    reserved: u32,
+    pod_cgroups: u32,
     away_wait_ns: u64,
     generation: u64,
+    host: u64,
 }
 
 impl Config {
     /// Mark and mask of captured sockets; how long, in nanoseconds, an agent may be away before connections are refused.
     #[must_use]
     pub const fn new(mark: u32, mask: u32, away_wait_ns: u64) -> Self {
-        Self { abi: ABI_VERSION, mark, mask, reserved: 0, away_wait_ns, generation: 0 }
+        Self { abi: ABI_VERSION, mark, mask, pod_cgroups: 0, away_wait_ns, generation: 0, host: 0 }
     }
 
     /// The same, with the generation of verdicts that is good; 0 is none.
     #[must_use]
     pub const fn with_generation(self, generation: u64) -> Self {
         Self { generation, ..self }
+    }
+
+    /// The same, with the cookie of the host's network namespace, and how many cgroups it is known of that pods' cgroups
+    /// lie in them; 0 is that it is not known where they are.
+    #[must_use]
+    pub const fn with_host(self, host: u64, pod_cgroups: u32) -> Self {
+        Self { host, pod_cgroups, ..self }
+    }
+
+    /// Whether this is the cookie of the host's network namespace.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_host(&self, cookie: u64) -> bool {
+        self.host != 0 && self.host == cookie
+    }
+
+    /// Whether it is known where pods' cgroups are.
+    #[must_use]
+    #[inline(always)]
+    pub const fn knows_pod_cgroups(&self) -> bool {
+        self.pod_cgroups != 0
     }
 
     /// Whether verdicts of this generation are good.
@@ -189,7 +211,7 @@ mod tests {
         assert_eq!(size_of::<PodEntry>(), 4);
         assert_eq!((size_of::<OwnKey>(), offset_of!(OwnKey, ip)), (24, 8));
         assert_eq!((size_of::<ExactKey>(), offset_of!(ExactKey, port)), (18, 16));
-        assert_eq!((size_of::<Config>(), offset_of!(Config, generation)), (32, 24));
+        assert_eq!((size_of::<Config>(), offset_of!(Config, generation)), (40, 24));
         assert_eq!(size_of::<Captured>(), 8);
     }
 
@@ -199,6 +221,14 @@ mod tests {
         assert!(!config.is_current(0));
         assert!(config.with_generation(5).is_current(5));
         assert!(!config.with_generation(5).is_current(4));
+    }
+
+    #[test]
+    fn no_namespace_is_the_hosts_until_it_is_named() {
+        let config = Config::new(1, 1, 0);
+        assert!(!config.is_host(0) && !config.knows_pod_cgroups());
+        let config = config.with_host(7, 1);
+        assert!(config.is_host(7) && !config.is_host(8) && config.knows_pod_cgroups());
     }
 
     #[test]

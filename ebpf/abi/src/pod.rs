@@ -68,14 +68,16 @@ impl PortVerdict {
     }
 }
 
-/// Verdicts on plaintext from outside, for every port.
+/// Verdicts on plaintext from outside, for every port, and which ports the pod declares for probes of the host.
 ///
-/// One byte for each: while a table is replaced, every port has its old verdict or its new one.
+/// One byte for each: while a table is replaced, every port has its old word or its new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PortVerdicts([u8; PORTS]);
 
 const PORTS: usize = u16::MAX as usize + 1;
+/// The bit of a port that the pod declares for probes.
+const PROBED: u8 = 0x80;
 
 impl PortVerdicts {
     /// The same verdict for every port.
@@ -86,14 +88,27 @@ impl PortVerdicts {
 
     /// Sets the verdict of a port.
     pub const fn set(&mut self, port: u16, verdict: PortVerdict) {
-        self.0[port as usize] = verdict.code();
+        let at = port as usize;
+        self.0[at] = (self.0[at] & PROBED) | verdict.code();
+    }
+
+    /// Lets probes of the host to a port in.
+    pub const fn let_probes_in(&mut self, port: u16) {
+        self.0[port as usize] |= PROBED;
     }
 
     /// The verdict of a port.
     #[must_use]
     #[inline(always)]
     pub const fn of(&self, port: u16) -> PortVerdict {
-        PortVerdict::from_code(self.0[port as usize])
+        PortVerdict::from_code(self.0[port as usize] & !PROBED)
+    }
+
+    /// Whether probes of the host to a port are let in.
+    #[must_use]
+    #[inline(always)]
+    pub const fn lets_probes_in(&self, port: u16) -> bool {
+        self.0[port as usize] & PROBED != 0
     }
 }
 
@@ -134,5 +149,14 @@ mod tests {
             [0, 1, u16::MAX].map(|port| verdicts.of(port)),
             [PortVerdict::Agent, PortVerdict::Agent, PortVerdict::Pass]
         );
+    }
+
+    #[test]
+    fn probes_are_beside_the_verdict() {
+        let mut verdicts = PortVerdicts::all(PortVerdict::Refuse);
+        verdicts.let_probes_in(8080);
+        verdicts.set(8080, PortVerdict::Agent);
+        assert!(verdicts.lets_probes_in(8080) && !verdicts.lets_probes_in(8081));
+        assert_eq!((verdicts.of(8080), verdicts.of(8081)), (PortVerdict::Agent, PortVerdict::Refuse));
     }
 }

@@ -12,6 +12,7 @@ use warren_ebpf_abi::{
 
 use crate::address::{as_v4, from_v4, from_v6, is_loopback};
 use crate::event::emit;
+use crate::host;
 use crate::near::{self, ADMISSIONS, Near};
 use crate::node_maps::{CAPTURE_EXACT, CAPTURE4, CAPTURE6, CAPTURED, EXEMPT, pod};
 use crate::shared_maps::{agent_is_away, config, is_own};
@@ -85,9 +86,14 @@ fn handle(
     cookie: u64,
     target: &Target,
 ) -> Result<Outcome, RefusalReason> {
-    let Some(pod) = pod(cookie) else { return Ok(Outcome::Untouched) };
     // SAFETY: the union has one member that programs may read.
     let socket = unsafe { address.__bindgen_anon_1.sk };
+    let Some(pod) = pod(cookie) else {
+        if let Some(config) = config().filter(|config| config.is_host(cookie)) {
+            host::connecting(socket, config, target.ip);
+        }
+        return Ok(Outcome::Untouched);
+    };
     if EXEMPT.get(socket).is_some() {
         return Ok(Outcome::Untouched);
     }

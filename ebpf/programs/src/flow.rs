@@ -1,4 +1,4 @@
-//! Connections of enrolled pods that run without the agent, in clear or by the kernel path: their
+//! Connections of enrolled pods that run without the agent, in clear, by the kernel path or as probes of the host: their
 //! beginning, their end, their bytes.
 
 use aya_ebpf::bindings::{
@@ -13,6 +13,7 @@ use warren_ebpf_abi::{Endpoint, Event, EventKind, LOOPBACK_IFINDEX, WayKey};
 
 use crate::address::{either, is_loopback};
 use crate::event::emit;
+use crate::host::{self, HOST_SOCKETS};
 use crate::near::{self, ADMISSIONS};
 use crate::node_maps::{EXEMPT, pod};
 use crate::shared_maps::{config, is_own};
@@ -26,7 +27,10 @@ const INET: u32 = 2;
 #[sock_ops]
 pub fn warren_flows(context: SockOpsContext) -> u32 {
     match context.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => dialling(&context),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            dialling_from_host(&context);
+            dialling(&context);
+        }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             within_the_node(&context, false);
             dialled(&context);
@@ -40,6 +44,15 @@ pub fn warren_flows(context: SockOpsContext) -> u32 {
         _ => {}
     }
     1
+}
+
+#[inline(never)]
+fn dialling_from_host(context: &SockOpsContext) {
+    let Some(opener) = socket_of(context).and_then(|socket| HOST_SOCKETS.get(socket)) else { return };
+    // SAFETY: the value belongs to the locked socket.
+    let opener = unsafe { *opener.as_ptr() };
+    let event = describe(context, EventKind::FlowDialled, 0);
+    host::dialling(context, opener, &leaving(&event), event.socket);
 }
 
 #[inline(never)]
@@ -103,13 +116,19 @@ fn opened(context: &SockOpsContext) {
     if is_loopback(&event.remote.ip()) || is_own(cookie, event.remote.ip()) {
         return;
     }
-    let interface = match near::accepted(&leaving(&event).back(), cookie, event.socket) {
+    let arriving = leaving(&event).back();
+    let interface = match near::accepted(&arriving, cookie, event.socket) {
         Some((peer, interface)) => {
             event.peer = peer;
             do_not_pace(context.ops.cast());
             Some(interface)
         }
-        None => near::only_interface(cookie),
+        None => {
+            if host::accepted(&arriving, cookie) {
+                event.kind = EventKind::ProbeOpened as u32;
+            }
+            near::only_interface(cookie)
+        }
     };
     if let Some(interface) = interface {
         keep_to(context, interface);
@@ -126,6 +145,7 @@ fn closed(context: &SockOpsContext) {
     let cookie = netns_cookie(context.ops.cast());
     let mut event = describe(context, EventKind::FlowClosed, cookie);
     let key = leaving(&event);
+    host::closed(&key, event.socket);
     let (sent, received) = uncounted(context, &key, event.received);
     event.sent = event.sent.saturating_sub(sent);
     event.received = event.received.saturating_sub(received);

@@ -14,6 +14,7 @@ use crate::address::{either, is_loopback};
 use crate::claim::{self, Claim};
 use crate::event::emit;
 use crate::pod_maps::{LISTENER_PORTS, LISTENERS, POD_CONFIG, VERDICTS};
+use crate::probe::{self, Probe};
 use crate::shared_maps::is_own;
 use crate::stats::count;
 
@@ -26,8 +27,8 @@ const INET: u32 = 2;
 enum Refusal {
     /// The agent's listener is not there, or is dialled directly.
     NoListener,
-    /// Plaintext, by verdict.
-    Plaintext,
+    /// Plaintext, by verdict; and why it is no probe, if the host opened it.
+    Plaintext(u32),
     /// A claim to be of an admitted connection does not hold.
     Void,
 }
@@ -58,9 +59,9 @@ pub fn warren_lookup(context: SkLookupContext) -> u32 {
             sk_action::SK_DROP
         }
         Err(Refusal::Void) => sk_action::SK_DROP,
-        Err(Refusal::Plaintext) => {
+        Err(Refusal::Plaintext(no_probe)) => {
             count(stat::PLAINTEXT_REFUSED);
-            report(config, &packet);
+            report(config, &packet, EventKind::PlaintextRefused, no_probe);
             sk_action::SK_DROP
         }
     }
@@ -91,10 +92,20 @@ fn choose(context: &SkLookupContext, config: &PodConfig, packet: &Packet) -> Res
         Claim::Void => return Err(Refusal::Void),
         Claim::None => {}
     }
+    let no_probe = match probe::judge(&key, config.cookie(), lets_probes_in(packet.local_port)) {
+        Probe::Yes => return Ok(()),
+        Probe::Refused(refusal) => refusal,
+        Probe::No => 0,
+    };
     match verdict(packet.local_port) {
         PortVerdict::Pass => Ok(()),
-        PortVerdict::Agent => assign(context, config, packet, ListenerKind::Plaintext),
-        PortVerdict::Refuse => Err(Refusal::Plaintext),
+        PortVerdict::Agent => {
+            if no_probe != 0 {
+                report(config, packet, EventKind::NotAProbe, no_probe);
+            }
+            assign(context, config, packet, ListenerKind::Plaintext)
+        }
+        PortVerdict::Refuse => Err(Refusal::Plaintext(no_probe)),
     }
 }
 
@@ -119,6 +130,12 @@ fn verdict(port: u16) -> PortVerdict {
     VERDICTS.get(0).map_or(PortVerdict::Refuse, |verdicts| verdicts.of(port))
 }
 
+/// As above.
+#[inline(always)]
+fn lets_probes_in(port: u16) -> bool {
+    VERDICTS.get(0).is_some_and(|verdicts| verdicts.lets_probes_in(port))
+}
+
 #[inline(always)]
 fn assign(context: &SkLookupContext, config: &PodConfig, packet: &Packet, kind: ListenerKind) -> Result<(), Refusal> {
     let worker = match kind {
@@ -130,10 +147,10 @@ fn assign(context: &SkLookupContext, config: &PodConfig, packet: &Packet, kind: 
 }
 
 #[inline(always)]
-fn report(config: &PodConfig, packet: &Packet) {
+fn report(config: &PodConfig, packet: &Packet, kind: EventKind, reason: u32) {
     emit(Event {
-        kind: EventKind::PlaintextRefused as u32,
-        reason: 0,
+        kind: kind as u32,
+        reason,
         cookie: config.cookie(),
         socket: 0,
         peer: 0,

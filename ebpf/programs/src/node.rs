@@ -11,6 +11,8 @@ mod connect;
 mod event;
 mod flow;
 mod frame;
+mod host;
+mod host_maps;
 mod license;
 mod near;
 mod near_maps;

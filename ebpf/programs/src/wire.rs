@@ -1,5 +1,6 @@
 //! The ends of pods' links in the agent's namespace: packets of admitted connections go from the source's link straight
-//! into the destination's pod, past bridges, routes and neighbours; whatever else claims to be of one is dropped.
+//! into the destination's pod, past bridges, routes and neighbours; whatever else claims to be of one is dropped. So is
+//! what claims to be of a connection that the host opens, and is not its socket's.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_redirect_peer, bpf_skb_change_type};
@@ -8,6 +9,7 @@ use aya_ebpf::programs::TcContext;
 use warren_ebpf_abi::{HBONE_PORT, Way, WayKey, stat};
 
 use crate::frame::{Frame, read};
+use crate::host;
 use crate::near::NEAR_DESTINATIONS;
 use crate::near_maps::{WAYS, past_way};
 use crate::stats::count;
@@ -29,6 +31,7 @@ pub fn warren_wire_to(context: TcContext) -> i32 {
     match read(&context) {
         // SAFETY: only the presence of the entry is looked at.
         Frame::Tcp(key, _) if unsafe { WAYS.get(key) }.is_some() => drop(),
+        Frame::Tcp(key, _) if !host::may_enter(context.skb.skb.cast(), &key) => TC_ACT_SHOT,
         Frame::Tcp(..) | Frame::Other => TC_ACT_UNSPEC,
         Frame::Odd => drop(),
     }

@@ -6,7 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 use warren_core::enrolment::mode::RefuseReason;
+use warren_core::identity::PodUid;
 use warren_core::world::Pod;
+use warren_ebpf_abi::ProbeRefusal;
 use warren_mesh::identity::PodIdentity;
 
 use crate::shared::LocalPod;
@@ -40,6 +42,14 @@ pub(crate) struct PodEntry {
     pub(crate) state: PodState,
 }
 
+/// A pod that kubelet would probe in vain, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnprobedPod {
+    pub(crate) uid: PodUid,
+    pub(crate) why: ProbeRefusal,
+    pub(crate) reason: String,
+}
+
 /// What the control thread knows beyond the world itself.
 #[derive(Default)]
 pub(crate) struct Notes {
@@ -48,6 +58,8 @@ pub(crate) struct Notes {
     pub(crate) source_error: Option<String>,
     pub(crate) rejections: Vec<String>,
     pub(crate) pods: Vec<PodEntry>,
+    /// Pods that kubelet would probe in vain.
+    pub(crate) unprobed: Vec<UnprobedPod>,
     pub(crate) findings: VecDeque<FindingStatus>,
 }
 

@@ -1,6 +1,6 @@
 //! Connections that run between pods' own sockets, without the agent: those between pods of this node that the kernel
-//! vouches for, those in clear that it lets in because the pod is PERMISSIVE and has no policies, and those older than
-//! the pod's enrolment.
+//! vouches for, those in clear that it lets in because the pod is PERMISSIVE and has no policies or because they are
+//! kubelet's probes, and those older than the pod's enrolment.
 //!
 //! They are recorded, listed and judged like all others; what ends one is not a closed socket of ours but the kernel.
 
@@ -13,14 +13,19 @@ use warren_core::identity::{PodUid, SpiffeId};
 use warren_core::policy::Connection;
 use warren_core::route::is_own_port;
 use warren_core::world::Pod;
+use warren_ebpf_abi::ProbeRefusal;
 use warren_mesh::copy::{CopyEnd, CopyOutcome};
 use warren_mesh::live::{Cancel, CancelReason, LiveGuard};
 use warren_mesh::telemetry::{ConnectionFacts, ConnectionRecord, Direction, ResponseFlag, WorkloadFacts};
 
+use super::probes::{Probes, words};
 use crate::capture::{KernelEvent, NearEnd};
-use crate::judge::{cancelled_by, decide};
+use crate::judge::{cancelled_by, decide, no_longer_probed};
 use crate::shared::{LiveConnection, LocalPod, Shared, Transport};
 use crate::sys::sock_diag::{self, TcpConnection};
+
+/// What stands for the policy that allows a probe: the pod's spec.
+const PROBE_POLICY: &str = "probe";
 
 /// A flow as long as it is known to be open.
 struct Flow {
@@ -34,6 +39,7 @@ struct Flow {
 pub(crate) struct KernelFlows {
     shared: Arc<Shared>,
     flows: BTreeMap<(PodUid, u64), Flow>,
+    probes: Probes,
     /// Whether one was denied when it was opened, and is still to be ended.
     denied: bool,
 }
@@ -52,16 +58,18 @@ struct Seen {
 impl KernelFlows {
     /// No flows yet.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, flows: BTreeMap::new(), denied: false }
+        let probes = Probes::register(shared.telemetry.metrics());
+        Self { shared, flows: BTreeMap::new(), probes, denied: false }
     }
 
     /// Takes in what a pod had open without the agent when it was enrolled. `near` says whether a connection is one that
-    /// an earlier agent admitted, and to which pod its other end belongs.
+    /// an earlier agent admitted, and to which pod its other end belongs; `probe` whether it is a probe that was let in.
     pub(crate) fn adopt(
         &mut self,
         pod: &Arc<Pod>,
         local: &Arc<LocalPod>,
         near: impl Fn(&TcpConnection) -> Option<(NearEnd, Option<Arc<Pod>>)>,
+        probe: impl Fn(&TcpConnection) -> bool,
     ) {
         let found = local.netns.enter(|| Ok((sock_diag::tcp_connections()?, sock_diag::listening_ports()?)));
         let (connections, listening) = match found.and_then(|found: std::io::Result<_>| found) {
@@ -84,7 +92,11 @@ impl KernelFlows {
                 peer: connection.remote,
                 local: connection.local,
                 direction: if dialled { Direction::Outbound } else { Direction::Inbound },
-                transport: if near.is_some() { Transport::Kernel } else { Transport::PreEnrolment },
+                transport: match &near {
+                    Some(_) => Transport::Kernel,
+                    None if probe(&connection) => Transport::Probe,
+                    None => Transport::PreEnrolment,
+                },
                 attested: near.and_then(|(_, peer)| peer),
             };
             self.open(pod, local, seen);
@@ -116,6 +128,14 @@ impl KernelFlows {
                 let direction = Direction::Inbound;
                 self.open(pod, local_pod, Seen { socket, peer, local, direction, transport, attested: other });
             }
+            KernelEvent::ProbeOpened { socket, peer, local, .. } => {
+                let (direction, transport) = (Direction::Inbound, Transport::Probe);
+                self.open(pod, local_pod, Seen { socket, peer, local, direction, transport, attested: None });
+            }
+            KernelEvent::NotAProbe { peer, local, why, .. } => {
+                tracing::debug!(%peer, %local, "{}; policy decides", words(why));
+                self.probes.refused(pod, why);
+            }
             KernelEvent::FlowDialled { socket, peer, local, .. } => {
                 let direction = Direction::Outbound;
                 self.open(pod, local_pod, Seen { socket, peer, local, direction, transport, attested: other });
@@ -125,7 +145,7 @@ impl KernelFlows {
             KernelEvent::FlowClosed { socket, received, sent, .. } => {
                 self.close(&pod.uid, socket, received, sent);
             }
-            KernelEvent::PlaintextRefused { peer, local, .. } => self.refused(pod, peer, local),
+            KernelEvent::PlaintextRefused { peer, local, no_probe, .. } => self.refused(pod, peer, local, no_probe),
             KernelEvent::ConnectRefused { destination, reason, .. } => {
                 self.connect_refused(pod, destination, reason);
             }
@@ -231,8 +251,12 @@ impl KernelFlows {
     fn judge(&self, pod: &Arc<Pod>, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) -> bool {
         let world = self.shared.world.load();
         let LiveConnection { source, destination, .. } = *live.info();
+        let pod = world.pod(&pod.uid).unwrap_or(pod);
+        if live.info().transport == Transport::Probe {
+            return self.judge_probe(pod, record, live);
+        }
         let in_clear = live.info().source_identity.is_none();
-        match decide(&world, world.pod(&pod.uid).unwrap_or(pod), live.info()) {
+        match decide(&world, pod, live.info()) {
             Ok(permit) => {
                 record.set_policy(permit.policy());
                 let _ = live.info().policy.set(permit.policy().to_string());
@@ -251,6 +275,18 @@ impl KernelFlows {
         }
     }
 
+    fn judge_probe(&self, pod: &Pod, record: &mut ConnectionRecord, live: &LiveGuard<LiveConnection>) -> bool {
+        if let Some(reason) = no_longer_probed(pod, live.info()) {
+            self.probes.refused(pod, ProbeRefusal::PortNotDeclared);
+            self.shared.live.cancel(live.id(), reason);
+            return false;
+        }
+        self.probes.passed(pod);
+        record.set_policy(PROBE_POLICY);
+        let _ = live.info().policy.set(PROBE_POLICY.to_owned());
+        true
+    }
+
     fn close(&mut self, uid: &PodUid, socket: u64, received: u64, sent: u64) {
         if let Some(flow) = self.flows.remove(&(uid.clone(), socket)) {
             flow.record.bytes().set(received, sent);
@@ -259,7 +295,7 @@ impl KernelFlows {
         }
     }
 
-    fn refused(&self, pod: &Arc<Pod>, peer: SocketAddr, local: SocketAddr) {
+    fn refused(&self, pod: &Arc<Pod>, peer: SocketAddr, local: SocketAddr, no_probe: Option<ProbeRefusal>) {
         let world = self.shared.world.load();
         let decision = world.policy().decide(&Connection {
             source: None,
@@ -272,6 +308,13 @@ impl KernelFlows {
             Err(denial) => (denial.to_string(), denial.policy.map(|policy| policy.to_string())),
             Ok(_) => ("plaintext was refused by the policy in force at that moment".to_owned(), None),
         };
+        let reason = match no_probe {
+            Some(why) => format!("{reason}; {}", words(why)),
+            None => reason,
+        };
+        if let Some(why) = no_probe {
+            self.probes.refused(pod, why);
+        }
         self.shared.plaintext_seen(pod, peer, local, "refused");
         let mut record = self.record(pod, Direction::Inbound, peer, local);
         record.set_route("kernel");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::RuntimeMetrics;
 use warren_core::enrolment::mode::RefuseReason;
+use warren_ebpf_abi::ProbeRefusal;
 use warren_mesh::telemetry::{FloatGauge, KindGauge, Metrics};
 
 use super::board::{Notes, PodState};
@@ -16,7 +17,7 @@ use crate::world_kube::{Health, Standing};
 type KernelCount = (&'static str, &'static str, fn(&Counters) -> u64);
 
 /// All of them.
-const KERNEL: [KernelCount; 16] = [
+const KERNEL: [KernelCount; 17] = [
     ("warren_kernel_captured", "Connections captured", |counters| counters.captured),
     ("warren_kernel_passed", "Connections of enrolled pods left alone", |counters| counters.passed),
     ("warren_kernel_undone", "Sockets released after an earlier capture", |counters| counters.undone),
@@ -34,6 +35,9 @@ const KERNEL: [KernelCount; 16] = [
         counters.diverted
     }),
     ("warren_kernel_wire_dropped", "Packets dropped on pods' links", |counters| counters.wire_dropped),
+    ("warren_kernel_host_forged", "Packets dropped because they claimed to be the host's", |counters| {
+        counters.host_forged
+    }),
     ("warren_kernel_splicing", "Whether bytes skip TCP within the node (1) or not (0)", |counters| counters.splicing),
     ("warren_kernel_spliced_bytes", "Bytes that skipped TCP", |counters| counters.spliced_bytes),
     ("warren_kernel_spliced_to_tcp", "Messages that could have skipped TCP and did not", |counters| {
@@ -102,6 +106,9 @@ impl WatchGauges {
 /// The reason of pods that are to be taken in and could not be.
 const NOT_ENROLLED: &str = "not_enrolled";
 
+/// What makes kubelet probe a pod in vain, whatever it asks.
+const UNPROBED: [ProbeRefusal; 2] = [ProbeRefusal::PodCgroupsUnknown, ProbeRefusal::LinkNotWatched];
+
 fn uncovered_reasons() -> [&'static str; RefuseReason::ALL.len() + 1] {
     let refused = RefuseReason::ALL.map(RefuseReason::as_str);
     std::array::from_fn(|index| refused.get(index).copied().unwrap_or(NOT_ENROLLED))
@@ -149,6 +156,7 @@ fn busy_time(worker: &RuntimeMetrics) -> Duration {
 #[derive(Clone)]
 pub(crate) struct Gauges {
     uncovered: Vec<FloatGauge>,
+    unprobed: Vec<FloatGauge>,
     enrolled: FloatGauge,
     world_age: FloatGauge,
     rejected: FloatGauge,
@@ -176,6 +184,12 @@ impl Gauges {
                 "reason",
                 &uncovered_reasons(),
             ),
+            unprobed: metrics.gauge_by(
+                "warren_unprobed_pods",
+                "Enrolled pods whose probes by kubelet are refused, by reason",
+                "reason",
+                &UNPROBED.map(ProbeRefusal::as_str),
+            ),
             enrolled: metrics.gauge("warren_enrolled_pods", "Local pods that are captured and served"),
             world_age: metrics.gauge("warren_world_age_seconds", "Time since the world in force was loaded"),
             rejected: metrics.gauge("warren_rejected_documents", "Documents of the world that were refused"),
@@ -195,6 +209,9 @@ impl Gauges {
         for (gauge, reason) in self.uncovered.iter().zip(uncovered_reasons()) {
             let pods = notes.pods.iter().filter(|entry| uncovered(&entry.state) == Some(reason));
             gauge.set(pods.count() as f64);
+        }
+        for (gauge, reason) in self.unprobed.iter().zip(UNPROBED) {
+            gauge.set(notes.unprobed.iter().filter(|one| one.why == reason).count() as f64);
         }
         self.enrolled.set(count(|state| *state == PodState::Enrolled) as f64);
         self.world_age.set(notes.world_loaded.map_or(0.0, |loaded| loaded.elapsed().as_secs_f64()));

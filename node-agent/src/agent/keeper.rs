@@ -23,6 +23,7 @@ use crate::pod_netns::{Netns, PodNetns};
 use crate::shared::{LocalPod, Shared};
 use crate::status::PodError;
 use crate::sys::netns::NetNs;
+use crate::sys::sock_diag::TcpConnection;
 use crate::worker::{Worker, WorkerCommand};
 
 /// First pause before a failed enrolment is tried again; it doubles up to [`RETRY_MOST`].
@@ -185,6 +186,11 @@ impl Keeper {
         Some((&one.pod, &one.local))
     }
 
+    /// The object of a pod that is in.
+    pub(crate) fn pod(&self, uid: &PodUid) -> Option<&Arc<Pod>> {
+        self.enrolled.get(uid).map(|one| &one.pod)
+    }
+
     /// The pods that are served and captured.
     pub(crate) fn served(&self) -> impl Iterator<Item = &Arc<LocalPod>> {
         self.enrolled.values().filter(|one| !one.leaving).map(|one| &one.local)
@@ -286,11 +292,13 @@ impl Keeper {
 
     fn adopt(&self, pod: &Arc<Pod>, local: &Arc<LocalPod>, flows: &mut KernelFlows) {
         let world = self.shared.world.load();
-        flows.adopt(pod, local, |connection| {
+        let near = |connection: &TcpConnection| {
             let end = self.capture.near_end(connection.local, connection.remote, connection.cookie)?;
             let peer = self.capture.recorded(end.peer).and_then(|uid| world.pod(&uid).cloned());
             Some((end, peer))
-        });
+        };
+        let probe = |connection: &TcpConnection| self.capture.is_probe(&pod.uid, connection.local, connection.remote);
+        flows.adopt(pod, local, near, probe);
     }
 
     /// Follows an object whose content changed. Another ServiceAccount means another identity: what was opened under the

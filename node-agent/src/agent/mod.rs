@@ -11,6 +11,7 @@ mod observed;
 mod pages;
 mod places;
 mod pod_events;
+mod probes;
 mod severed;
 mod source;
 
@@ -39,6 +40,7 @@ use self::keeper::Keeper;
 use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
 use self::places::Places;
+use self::probes::unprobed;
 use self::source::{News, Source};
 use crate::budget::Budget;
 use crate::ca_protocol::controller_id;
@@ -175,7 +177,10 @@ impl Agent {
                 event = self.cni.next() => self.cni_event(event),
                 () = board.ending() => self.flows.end_cancelled(),
                 () = at(self.keeper.next_try()) => self.reconcile(),
-                done = self.near.next() => self.near.attached(done, &mut self.keeper),
+                done = self.near.next() => {
+                    self.near.attached(done, &mut self.keeper);
+                    board.notes().unprobed = unprobed(&self.keeper);
+                }
                 told = after(rested, events.next()) => {
                     self.kernel_events(told.map_err(runtime)?);
                     rested = Instant::now() + EVENT_REST;
@@ -218,6 +223,7 @@ impl Agent {
         notes.world_loaded = Some(Instant::now());
         notes.source_error = None;
         notes.pods = self.keeper.entries();
+        notes.unprobed = unprobed(&self.keeper);
     }
 
     fn news(&mut self, news: News) {
@@ -273,7 +279,9 @@ impl Agent {
     fn reconcile(&mut self) {
         self.keeper.reconcile(&mut self.flows);
         self.near.attach(&self.keeper);
-        self.board.notes().pods = self.keeper.entries();
+        let mut notes = self.board.notes();
+        notes.pods = self.keeper.entries();
+        notes.unprobed = unprobed(&self.keeper);
     }
 
     fn kernel_events(&mut self, told: Vec<KernelEvent>) {
@@ -454,6 +462,7 @@ fn capture(config: &Config) -> Result<NodeCapture, Fatal> {
         workers: config.workers,
         route_table: config.route_table,
         near: config.same_node == SameNode::Kernel,
+        pod_cgroups: config.pod_cgroups.clone(),
         splice: config.spliced(),
         self_test_timeout: SELF_TEST,
     })

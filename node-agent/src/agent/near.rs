@@ -1,5 +1,5 @@
-//! Connections between pods of this node that the kernel carries alone: gives pods' links their programs, and verdicts
-//! as soon as somebody could use one, and takes verdicts back when the world allows them no longer.
+//! Connections between pods of this node that the kernel carries alone: gives pods' links their programs, which kubelet's
+//! probes need as well, and verdicts as soon as somebody could use one, and takes verdicts back when the world allows them no longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -136,11 +136,11 @@ impl Near {
         };
         *link = match wired {
             Ok(()) => {
-                tracing::debug!(pod = %uid, "connections within the node may take the kernel path");
+                tracing::debug!(pod = %uid, "the pod's link is watched");
                 LinkState::Attached
             }
             Err(reason) => {
-                tracing::info!(pod = %uid, reason, "connections within the node go through the agent");
+                tracing::info!(pod = %uid, reason, "connections within the node go through the agent; kubelet's probes are refused");
                 LinkState::Unusable(Instant::now(), rest)
             }
         };

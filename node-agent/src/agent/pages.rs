@@ -124,7 +124,7 @@ impl AgentPages {
             trust_domain: world.mesh.trust_domain.to_string(),
             ready: notes.ready,
             world: world_status(&world, &notes, self.health.as_ref()),
-            pods: notes.pods.iter().map(|entry| pod_status(&world, entry, count(entry))).collect(),
+            pods: notes.pods.iter().map(|entry| pod_status(&world, &notes, entry, count(entry))).collect(),
             connections: live.iter().map(|(id, connection)| connection_status(*id, connection)).collect(),
             issuers: self.issuers.issuers().iter().map(issuer_status).collect(),
             descriptors: DescriptorStatus { used: self.shared.budget.used(), total: self.shared.budget.total() },
@@ -176,7 +176,7 @@ fn identity_status(entry: &PodEntry) -> Option<IdentityStatus> {
     local.or_else(|| entry.identity.as_ref().map(PodIdentity::status))
 }
 
-fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus {
+fn pod_status(world: &World, notes: &Notes, entry: &PodEntry, connections: usize) -> PodStatus {
     let pod = &entry.pod;
     let identity = identity_status(entry);
     let (state, error) = match &entry.state {
@@ -210,6 +210,8 @@ fn pod_status(world: &World, entry: &PodEntry, connections: usize) -> PodStatus 
         netns: netns(entry),
         cookie: entry.local.as_ref().map(|local| local.netns.cookie()),
         connections,
+        probe_ports: pod.probed.to_vec(),
+        probe_error: notes.unprobed.iter().find(|one| one.uid == pod.uid).map(|one| one.reason.clone()),
     }
 }
 

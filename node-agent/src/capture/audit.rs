@@ -57,6 +57,9 @@ impl NodeCapture {
             }
             Err(error) => found(error.to_string(), false),
         }
+        if let Err(error) = self.follow_pod_cgroups() {
+            found(format!("pods' cgroups could not be told: {error}"), false);
+        }
         match self.repair_captured() {
             Ok(diff) if diff.added + diff.removed == 0 => {}
             Ok(diff) => {
@@ -118,7 +121,10 @@ impl NodeCapture {
         }
         let cookie = pod.netns.cookie();
         let entry = if pod.capturing { PodEntry::CAPTURING } else { PodEntry::SELF_TEST };
-        let netns = pod.netns.clone();
+        let (netns, ips) = (pod.netns.clone(), pod.ips.clone());
+        if self.host.set_addresses(cookie, &ips)? {
+            found(format!("its addresses in {} differed", map::POD_ADDRESSES), true);
+        }
         if self.maps.pods.get(&cookie, 0).ok() != Some(Raw(entry)) {
             let repaired = self.set_entry(cookie, entry).is_ok();
             found("its entry was changed".into(), repaired);

@@ -1,13 +1,17 @@
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::CaptureError;
 
-/// Opens the root of the cgroup v2 hierarchy, wherever it is mounted: on hybrid systems it stands beside v1.
-pub(super) fn open_root() -> Result<File, CaptureError> {
+/// The root of the cgroup v2 hierarchy, wherever it is mounted: on hybrid systems it stands beside v1.
+pub(super) fn root() -> Result<PathBuf, CaptureError> {
     let mounts = fs::read_to_string("/proc/mounts").map_err(CaptureError::file("/proc/mounts"))?;
-    let path = root_in(&mounts).ok_or(CaptureError::NoCgroup)?;
-    File::open(&path).map_err(CaptureError::file(path))
+    root_in(&mounts).ok_or(CaptureError::NoCgroup)
+}
+
+/// Opens it.
+pub(super) fn open(root: &Path) -> Result<File, CaptureError> {
+    File::open(root).map_err(CaptureError::file(root))
 }
 
 fn root_in(mounts: &str) -> Option<PathBuf> {

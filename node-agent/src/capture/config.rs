@@ -33,6 +33,8 @@ pub(crate) struct CaptureConfig {
     pub(crate) route_table: u32,
     /// Whether connections between pods of this node may take the kernel path.
     pub(crate) near: bool,
+    /// Cgroups that pods' cgroups lie in, as paths below the root of the hierarchy; none are looked for.
+    pub(crate) pod_cgroups: Vec<PathBuf>,
     /// Bytes of which such connections go from socket to socket, where the kernel does that right; `None` is none.
     pub(crate) splice: Option<Which>,
     /// How long the self-test of an enrolment may take.

@@ -38,6 +38,8 @@ pub(crate) struct Counters {
     pub(crate) diverted: u64,
     /// Packets dropped on pods' links.
     pub(crate) wire_dropped: u64,
+    /// Packets dropped because they claimed to be the host's.
+    pub(crate) host_forged: u64,
     /// Whether bytes are spliced.
     pub(crate) splicing: u64,
     /// Bytes that went from socket to socket.
@@ -86,6 +88,7 @@ impl CounterReader {
             admitted: sum(stat::ADMITTED)?,
             diverted: sum(stat::DIVERTED)?,
             wire_dropped: sum(stat::WIRE_DROPPED)?,
+            host_forged: sum(stat::HOST_FORGED)?,
         })
     }
 }

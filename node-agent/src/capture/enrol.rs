@@ -129,6 +129,7 @@ impl NodeCapture {
         let plan = if adopted { spec.plan.clone() } else { pass_all() };
         object.set_plan(&plan).at(EnrolStep::Load)?;
         self.set_own(cookie, &found.own).at(EnrolStep::Register)?;
+        self.host.set_addresses(cookie, &spec.ips).at(EnrolStep::Register)?;
         object.fill(&listeners, placed).at(EnrolStep::Sockmap)?;
         netns.enter(|| plumbing.apply()).at(EnrolStep::Plumbing)?.at(EnrolStep::Plumbing)?;
         object.attach(netns).at(EnrolStep::Attach)?;
@@ -165,6 +166,7 @@ impl NodeCapture {
         pod.plumbing.set_ips(ips);
         let plumbing = pod.plumbing.clone();
         self.set_own(netns.cookie(), &found.own).at(EnrolStep::Register)?;
+        self.host.set_addresses(netns.cookie(), ips).at(EnrolStep::Register)?;
         let record = Record { uid: uid.to_string(), netns: netns.path().to_owned(), plumbing: plumbing.clone() };
         self.state.insert(netns.cookie(), record).at(EnrolStep::State)?;
         netns.enter(|| plumbing.apply()).at(EnrolStep::Plumbing)?.at(EnrolStep::Plumbing)?;
@@ -256,6 +258,7 @@ impl NodeCapture {
             self.maps.pods.remove(&cookie).map_err(BpfError::map(map::PODS))?;
         }
         self.near.forget(cookie)?;
+        self.host.set_addresses(cookie, &[])?;
         super::wire::detach(&self.pins.wires(), cookie);
         self.pins.remove_pod(cookie)?;
         self.set_own(cookie, &BTreeSet::new())?;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use warren_ebpf_abi::{Event, EventKind, RefusalReason};
+use warren_ebpf_abi::{Event, EventKind, ProbeRefusal, RefusalReason};
 
 use super::address::of_endpoint;
 
@@ -19,6 +19,8 @@ pub(crate) enum KernelEvent {
         peer: SocketAddr,
         /// What was called.
         local: SocketAddr,
+        /// Why it is no probe, if a socket of the host opened it.
+        no_probe: Option<ProbeRefusal>,
     },
     /// An application accepted plaintext from outside. While an agent takes over from an earlier one, the same may be
     /// told twice.
@@ -33,6 +35,28 @@ pub(crate) enum KernelEvent {
         local: SocketAddr,
         /// Namespace of the caller, if the kernel vouches for it: the connection took the kernel path.
         from: Option<u64>,
+    },
+    /// An application accepted a probe of this node's host.
+    ProbeOpened {
+        /// The pod.
+        cookie: u64,
+        /// Cookie of the application's socket.
+        socket: u64,
+        /// Who asks.
+        peer: SocketAddr,
+        /// What is asked.
+        local: SocketAddr,
+    },
+    /// A connection of this node's host is no probe, so that the agent decides on it.
+    NotAProbe {
+        /// The pod.
+        cookie: u64,
+        /// Who called.
+        peer: SocketAddr,
+        /// What was called.
+        local: SocketAddr,
+        /// Why it is none.
+        why: ProbeRefusal,
     },
     /// An application opened a connection that takes the kernel path.
     FlowDialled {
@@ -99,6 +123,8 @@ impl KernelEvent {
         match self {
             Self::PlaintextRefused { cookie, .. }
             | Self::FlowOpened { cookie, .. }
+            | Self::ProbeOpened { cookie, .. }
+            | Self::NotAProbe { cookie, .. }
             | Self::FlowDialled { cookie, .. }
             | Self::FlowFailed { cookie, .. }
             | Self::VerdictWanted { cookie, .. }
@@ -163,7 +189,13 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     let (cookie, socket) = (event.cookie, event.socket);
     let (local, peer) = (of_endpoint(&event.local), of_endpoint(&event.remote));
     Some(match EventKind::from_code(event.kind)? {
-        EventKind::PlaintextRefused => KernelEvent::PlaintextRefused { cookie, peer, local },
+        EventKind::PlaintextRefused => {
+            KernelEvent::PlaintextRefused { cookie, peer, local, no_probe: ProbeRefusal::from_code(event.reason) }
+        }
+        EventKind::ProbeOpened => KernelEvent::ProbeOpened { cookie, socket, peer, local },
+        EventKind::NotAProbe => {
+            KernelEvent::NotAProbe { cookie, peer, local, why: ProbeRefusal::from_code(event.reason)? }
+        }
         EventKind::FlowOpened => {
             KernelEvent::FlowOpened { cookie, socket, peer, local, from: (event.peer != 0).then_some(event.peer) }
         }

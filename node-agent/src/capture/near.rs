@@ -56,7 +56,9 @@ pub(super) struct Near {
     destinations: HashMap<MapData, [u8; 16], Raw<NearDestination>>,
     verdicts: HashMap<MapData, Raw<VerdictKey>, Raw<Verdict>>,
     ways: HashMap<MapData, Raw<WayKey>, Raw<Way>>,
-    /// `None` if it is switched off, or the kernel has no such programs.
+    /// Whether connections may take it.
+    wanted: bool,
+    /// `None` if the kernel has no such programs. They also watch what comes from the host.
     programs: Option<Arc<WirePrograms>>,
     pub(super) generation: u64,
 }
@@ -69,15 +71,14 @@ impl Near {
             destinations: object.map(map::NEAR_DESTINATIONS)?,
             verdicts: object.map(map::NEAR_VERDICTS)?,
             ways: object.map(map::WAYS)?,
+            wanted,
             programs: None,
             generation: fresh_generation(),
         };
         near.clear()?;
-        if wanted {
-            match near.ways_fd().and_then(|ways| WirePrograms::load(object, ways)) {
-                Ok(programs) => near.programs = Some(Arc::new(programs)),
-                Err(error) => tracing::warn!(%error, "this kernel has no kernel path"),
-            }
+        match near.ways_fd().and_then(|ways| WirePrograms::load(object, ways)) {
+            Ok(programs) => near.programs = Some(Arc::new(programs)),
+            Err(error) => tracing::warn!(%error, "this kernel has no kernel path, and no probe is known"),
         }
         Ok(near)
     }
@@ -110,6 +111,9 @@ impl Near {
     /// Makes connections to and from a pod possible.
     fn open(&mut self, cookie: u64, wire: Wire, ips: &[IpAddr]) -> Result<(), BpfError> {
         self.close(cookie)?;
+        if !self.wanted {
+            return Ok(());
+        }
         for ip in ips {
             let destination = Raw(NearDestination { cookie, wire });
             self.destinations.insert(key(*ip), destination, 0).map_err(BpfError::map(map::NEAR_DESTINATIONS))?;
@@ -159,8 +163,8 @@ impl Near {
 }
 
 impl NodeCapture {
-    /// What has to be done, on another thread, for a pod's connections to take the kernel path. `None` if it is not to
-    /// be, or the pod is not in.
+    /// What has to be done, on another thread, for a pod's link to be watched and its connections to take the kernel
+    /// path. `None` if the kernel cannot, or the pod is not in.
     pub(crate) fn wire_job(&self, uid: &PodUid) -> Option<WireJob> {
         let (pod, programs) = (self.pods.get(uid)?, self.near.programs.clone()?);
         pod.capturing.then(|| WireJob {
@@ -218,7 +222,7 @@ impl NodeCapture {
         }
     }
 
-    /// Whether a pod's connections may take the kernel path.
+    /// Whether a pod's link is watched, so that its connections may take the kernel path, and probes come in.
     pub(crate) fn is_wired(&self, uid: &PodUid) -> bool {
         self.pods.get(uid).is_some_and(|pod| pod.wire.is_some())
     }

@@ -19,6 +19,7 @@ use super::counters::CounterReader;
 use super::error::CaptureError;
 use super::events::Events;
 use super::handles::{Exemption, Heartbeat};
+use super::host::Host;
 use super::near::Near;
 use super::object::{ATTACHED_SETSOCKOPT, Attached, Loader, Object};
 use super::pins::{Pins, linked_program, replace_link};
@@ -54,6 +55,7 @@ pub(crate) struct NodeCapture {
     pub(super) exemption: Exemption,
     pub(super) pods: BTreeMap<PodUid, Pod>,
     pub(super) near: Near,
+    pub(super) host: Host,
     splice: Option<SpliceObject>,
     counters: CounterReader,
     heartbeat: Heartbeat,
@@ -92,7 +94,8 @@ impl NodeCapture {
         let state = State::open(&config.run_dir, &config.node)?;
         let pins = Pins::new(&config.bpffs, &config.node);
         pins.prepare(&config.bpffs)?;
-        let cgroup = cgroup::open_root()?;
+        let root = cgroup::root()?;
+        let cgroup = cgroup::open(&root)?;
         let mut loader = Loader::new(&pins);
         let mut object = loader.node()?;
         let mut node = Self {
@@ -102,6 +105,7 @@ impl NodeCapture {
             events: Some(object.map(map::EVENTS)?),
             maps: NodeMaps::take(&mut object)?,
             near: Near::take(&mut object, config.near)?,
+            host: Host::take(&mut object, root, config.pod_cgroups.clone())?,
             splice: None,
             counters: CounterReader::new(object.map(map::STATS)?),
             programs: BTreeMap::new(),
@@ -113,6 +117,7 @@ impl NodeCapture {
             cgroup,
             object: None,
         };
+        node.follow_pod_cgroups()?;
         node.start(object)?;
         let pods = node.state.pods().keys().copied().collect();
         node.near.keep_ways(&pods)?;
@@ -183,7 +188,9 @@ impl NodeCapture {
 
     fn wanted_config(&self) -> Config {
         let wait = u64::try_from(self.config.away_wait.as_nanos()).unwrap_or(u64::MAX);
-        Config::new(self.config.mark.value, self.config.mark.mask, wait).with_generation(self.near.generation)
+        Config::new(self.config.mark.value, self.config.mark.mask, wait)
+            .with_generation(self.near.generation)
+            .with_host(self.host.cookie, self.host.known_pod_cgroups())
     }
 
     /// Sets what is captured, by changing only what differs.

@@ -18,7 +18,7 @@ pub(super) const ATTACHED_SETSOCKOPT: u32 = 22;
 static NODE: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_NODE"));
 static POD: &[u8] = aya::include_bytes_aligned!(env!("WARREN_EBPF_POD"));
 
-const NODE_MAPS: [&str; 10] = [
+const NODE_MAPS: [&str; 13] = [
     map::PODS,
     map::CAPTURE4,
     map::CAPTURE6,
@@ -28,6 +28,9 @@ const NODE_MAPS: [&str; 10] = [
     map::NEAR_SOURCES,
     map::NEAR_DESTINATIONS,
     map::ADMISSIONS,
+    map::POD_ADDRESSES,
+    map::POD_CGROUPS,
+    map::HOST_SOCKETS,
     map::SPLICE_ENDS,
 ];
 const POD_MAPS: [&str; 4] = [map::LISTENERS, map::LISTENER_PORTS, map::VERDICTS, map::POD_CONFIG];

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, MapData};
 use warren_core::policy::{InboundPlan, PlainVerdict};
@@ -40,7 +41,7 @@ pub(super) struct PodObject {
 
 /// Plaintext goes to the application: the verdict before a pod is in, and after it left.
 pub(super) fn pass_all() -> InboundPlan {
-    InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new() }
+    InboundPlan { default: PlainVerdict::Pass, ports: BTreeMap::new(), probed: Arc::default() }
 }
 
 impl PodObject {
@@ -176,6 +177,9 @@ fn verdicts_of(plan: &InboundPlan) -> PortVerdicts {
     let mut verdicts = PortVerdicts::all(verdict_of(plan.default));
     for (port, verdict) in &plan.ports {
         verdicts.set(*port, verdict_of(*verdict));
+    }
+    for port in plan.probed.iter() {
+        verdicts.let_probes_in(*port);
     }
     verdicts
 }

@@ -92,6 +92,9 @@ fn write_pods(text: &mut String, pods: &[PodStatus]) -> std::fmt::Result {
         if let Some(error) = &pod.error {
             writeln!(text, "  not enrolled, failed at {}: {}", error.step, error.reason)?;
         }
+        if let Some(error) = &pod.probe_error {
+            writeln!(text, "  kubelet's probes are refused: {error}")?;
+        }
         if let Some(error) = &pod.svid_error {
             writeln!(text, "  identity: {error}")?;
         }

@@ -12,6 +12,7 @@ mod issuance;
 mod labels;
 mod live_bytes;
 mod metrics;
+mod probes;
 mod process;
 mod record;
 
@@ -27,6 +28,7 @@ pub use handshake::{HandshakeFacts, Parties};
 pub use issuance::{Asked, IssuanceLog};
 pub(crate) use metrics::TunnelAhead;
 pub use metrics::{FloatGauge, KindGauge, Metrics};
+pub use probes::ProbeCounter;
 pub use record::ConnectionRecord;
 pub use warren_core::audit::Direction;
 

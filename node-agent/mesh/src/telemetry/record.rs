@@ -185,7 +185,7 @@ impl Record {
         self.facts.service = Some(service);
     }
 
-    /// How it is carried: `tunnel`, `plain`, `own`, `kernel`.
+    /// How it is carried: `tunnel`, `plain`, `own`, `kernel`, `probe`.
     pub fn set_route(&mut self, route: &'static str) {
         self.route = route;
     }

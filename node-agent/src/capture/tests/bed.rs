@@ -73,6 +73,7 @@ impl Bed {
             workers: 2,
             route_table: 15577,
             near: true,
+            pod_cgroups: Vec::new(),
             splice: None,
             self_test_timeout: Duration::from_secs(2),
         }
@@ -86,6 +87,7 @@ impl Bed {
             plan: InboundPlan {
                 default: PlainVerdict::Pass,
                 ports: [(23, PlainVerdict::Refuse), (24, PlainVerdict::Agent)].into(),
+                probed: [].into(),
             },
         }
     }

@@ -67,6 +67,7 @@ fn a_pod_reaches_itself_and_what_is_not_captured() {
     let strict = warren_core::policy::InboundPlan {
         default: warren_core::policy::PlainVerdict::Refuse,
         ports: std::collections::BTreeMap::new(),
+        probed: [].into(),
     };
     let uid = bed.spec().uid;
     node.capture.update(&uid, &[addr(POD4), addr(POD6)], &strict).unwrap();

@@ -49,7 +49,8 @@ impl Lab {
         let bpffs = Path::new("/sys/fs/bpf");
         let pins = Pins::new(bpffs, &name);
         pins.prepare(bpffs).unwrap();
-        let splice = SpliceObject::open(&pins, &cgroup::open_root().unwrap(), Which::NonBlocking).unwrap();
+        let splice =
+            SpliceObject::open(&pins, &cgroup::open(&cgroup::root().unwrap()).unwrap(), Which::NonBlocking).unwrap();
         Self { a: open("a"), b: open("b"), splice, pins, name }
     }
 

@@ -11,5 +11,5 @@ use crate::capture::splice::self_test;
 
 #[test]
 fn this_kernel_passes_the_self_test() {
-    self_test(&cgroup::open_root().unwrap()).unwrap();
+    self_test(&cgroup::open(&cgroup::root().unwrap()).unwrap()).unwrap();
 }
