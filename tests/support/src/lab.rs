@@ -194,6 +194,7 @@ impl Lab {
             netns: ns.path().to_owned(),
             ambient,
             labels: BTreeMap::new(),
+            containers: "containers: [{name: app, image: app}]".to_owned(),
         };
         Pod { ns, document, host_link, node }
     }

@@ -33,6 +33,8 @@ pub struct PodDocument {
     pub ambient: bool,
     /// Labels; `app` is the name unless it stands here.
     pub labels: BTreeMap<String, String>,
+    /// What `spec` says of its containers, in YAML's flow style.
+    pub containers: String,
 }
 
 impl Manifest {
@@ -137,7 +139,7 @@ impl PodDocument {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  uid: {}\n  \
              labels: {{{labels}, \"warren.dev/mode\": {mode}}}\n  annotations: {{\"warren.dev/netns\": \"{}\"}}\n\
-             spec:\n  nodeName: {}\n  serviceAccountName: {}\n  containers: [{{name: app, image: app}}]\n\
+             spec:\n  nodeName: {}\n  serviceAccountName: {}\n  {}\n\
              status:\n  phase: Running\n  podIPs: [{}]",
             self.name,
             self.namespace,
@@ -145,6 +147,7 @@ impl PodDocument {
             self.netns.display(),
             self.node,
             self.service_account,
+            self.containers,
             ips.join(", ")
         )
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 
 use crate::netns::NetNs;
 
@@ -24,6 +24,20 @@ impl PodProcess {
         let child = netns.spawn(Command::new("sleep").arg("1000"));
         fs::write(own.join("cgroup.procs"), child.id().to_string()).expect("a process may change its cgroup");
         Self { child, cgroups: [own, parent] }
+    }
+
+    /// Runs another program of the pod to its end: in its cgroup, whatever network it uses.
+    #[track_caller]
+    pub fn output(&self, netns: &NetNs, command: &Command) -> Output {
+        let mut joining = Command::new("sh");
+        joining.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.cgroups[0].join("cgroup.procs"));
+        netns.output(joining.arg(command.get_program()).args(command.get_args()))
+    }
+
+    /// The cgroup that its cgroup lies in, as a path below the root of the hierarchy.
+    pub fn parent(&self) -> String {
+        let name = self.cgroups[1].file_name().and_then(|name| name.to_str());
+        name.expect("named by this module").to_owned()
     }
 }
 

@@ -265,6 +265,13 @@ pub(crate) const NEEDS: &[Need] = &[
         remedy: Remedy::Packages(&["rust-web-clippy"]),
     },
     Need {
+        what: "nft",
+        why: "forwards connections in the tests, as a node port does",
+        group: Group::Test,
+        met: || programs::find("nft").is_some(),
+        remedy: Remedy::Packages(&["nftables"]),
+    },
+    Need {
         what: "bpftool",
         why: "shows the tests what is left in the kernel",
         group: Group::Test,

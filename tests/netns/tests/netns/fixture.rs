@@ -150,6 +150,11 @@ impl Probe {
         warren_test_support::command::run("install", &["-m", "0755", env!("CARGO_BIN_EXE_warren-probe"), target]);
         Self(path)
     }
+
+    /// Where the copy is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
 }
 
 impl Drop for Probe {

@@ -1,7 +1,7 @@
 //! Warren end to end: real agents, real sockets, network namespaces as nodes and pods, a capture on the wire.
 //!
 //! Every test makes its own world and removes it; two worlds exist at once. Root is needed, and `ip`, `nsenter`,
-//! `setpriv`, `prlimit`, `curl`, `ping`, `getent` and `bpftool`.
+//! `setpriv`, `prlimit`, `curl`, `ping`, `getent`, `nft` and `bpftool`.
 
 #![forbid(unsafe_code)]
 // Helpers of tests are tests: what goes wrong in them is a failure to be shown.
@@ -23,6 +23,7 @@ mod leftovers;
 mod pod_events;
 mod pods;
 mod policy;
+mod probes;
 mod samenode;
 mod splice;
 mod traffic;

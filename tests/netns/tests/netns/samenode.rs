@@ -322,7 +322,7 @@ fn a_neighbour_that_lies_about_addresses_reads_nothing() {
 }
 
 /// What the last segment of a connection that the server's side saw would be followed by: as seen on the node.
-fn next_segment(packets: &[Packet], from: SocketAddr, to: SocketAddr) -> (u32, u32) {
+pub(crate) fn next_segment(packets: &[Packet], from: SocketAddr, to: SocketAddr) -> (u32, u32) {
     let end = |from: SocketAddr, to: SocketAddr| {
         let of = packets.iter().filter(|packet| packet.source == from && packet.destination == to);
         of.map(|packet| {
@@ -595,7 +595,7 @@ fn a_cleanup_ends_admitted_connections_and_leaves_nothing_on_links() {
     let mut open = connect(&world.client.ns, to).unwrap();
     assert_eq!(ping_pong(&mut open, b"1").unwrap(), b"1");
     let links = pinned("link", world.agent.node());
-    let wires = std::path::Path::new("/sys/fs/bpf/warren").join(world.agent.node()).join("v2/wires");
+    let wires = std::path::Path::new("/sys/fs/bpf/warren").join(world.agent.node()).join("v3/wires");
     assert_eq!(std::fs::read_dir(&wires).unwrap().count(), 2 * 2, "two programs on the link of each pod");
     world.agent.stop();
     assert_eq!(ping_pong(&mut open, b"2").unwrap(), b"2", "a stopped agent does not end them");
