@@ -122,7 +122,8 @@ impl NodeCapture {
         let cookie = pod.netns.cookie();
         let entry = if pod.capturing { PodEntry::CAPTURING } else { PodEntry::SELF_TEST };
         let (netns, ips) = (pod.netns.clone(), pod.ips.clone());
-        if self.host.set_addresses(cookie, &ips)? {
+        if !self.host.has_addresses(cookie, &ips) {
+            self.host.set_addresses(cookie, &ips)?;
             found(format!("its addresses in {} differed", map::POD_ADDRESSES), true);
         }
         if self.maps.pods.get(&cookie, 0).ok() != Some(Raw(entry)) {

@@ -74,21 +74,22 @@ impl Host {
         Ok(())
     }
 
-    /// Makes these the addresses of a pod; true if they were not.
-    pub(super) fn set_addresses(&mut self, cookie: u64, ips: &[IpAddr]) -> Result<bool, BpfError> {
+    /// Whether the kernel knows these as addresses of a pod.
+    pub(super) fn has_addresses(&self, cookie: u64, ips: &[IpAddr]) -> bool {
+        ips.iter().all(|ip| self.addresses.get(&key(*ip), 0).ok() == Some(cookie))
+    }
+
+    /// Makes these the addresses of a pod.
+    pub(super) fn set_addresses(&mut self, cookie: u64, ips: &[IpAddr]) -> Result<(), BpfError> {
         let own = self.addresses.iter().flatten().filter(|(_, of)| *of == cookie).map(|(ip, _)| ip);
         let gone: Vec<[u8; 16]> = own.filter(|ip| !ips.iter().any(|wanted| key(*wanted) == *ip)).collect();
-        let mut changed = !gone.is_empty();
         for ip in gone {
             self.addresses.remove(&ip).map_err(BpfError::map(map::POD_ADDRESSES))?;
         }
         for ip in ips {
-            if self.addresses.get(&key(*ip), 0).ok() != Some(cookie) {
-                changed = true;
-                self.addresses.insert(key(*ip), cookie, 0).map_err(BpfError::map(map::POD_ADDRESSES))?;
-            }
+            self.addresses.insert(key(*ip), cookie, 0).map_err(BpfError::map(map::POD_ADDRESSES))?;
         }
-        Ok(changed)
+        Ok(())
     }
 }
 

@@ -165,6 +165,10 @@ fn probes_pass_in_whichever_way_they_are_dialled_and_over_routed_links() {
     }
     eventually("all are counted", SOON, || (world.counted("passed") >= 53.0).then_some(()));
     assert_eq!(world.counted("passed"), 53.0);
+    let map = format!("/sys/fs/bpf/warren/{}/v3/maps/HOST_CONNECTIONS", world.agent.node());
+    eventually("the kernel has forgotten them", SOON, || {
+        command::run("bpftool", &["-j", "map", "dump", "pinned", &map]).trim().eq("[]").then_some(())
+    });
 }
 
 #[test]
