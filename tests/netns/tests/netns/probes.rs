@@ -96,6 +96,13 @@ impl Probed {
         self.agent.metric("warren_probe_connections_total", &[&format!("outcome=\"{outcome}\"")])
     }
 
+    /// Waits until so many had it, and no more.
+    #[track_caller]
+    fn wait_counted(&self, outcome: &str, number: f64) {
+        eventually(outcome, SOON, || (self.counted(outcome) >= number).then_some(()));
+        assert_eq!(self.counted(outcome), number, "{outcome}");
+    }
+
     /// Waits for the audit event of a refusal that gives this reason.
     #[track_caller]
     fn wait_denied(&self, reason: &str) -> Value {
@@ -131,7 +138,7 @@ fn probes_of_every_kind_reach_a_strict_pod_with_their_own_address() {
             assert_eq!(echo.peer_ips().last(), Some(&world.own_address(v4)), "the application sees who asks");
         }
     }
-    eventually("they are counted", SOON, || (world.counted("passed") >= 12.0).then_some(()));
+    world.wait_counted("passed", 12.0);
     let event = world.agent.wait_audit("a probe", |event| event["route"] == "probe");
     assert_eq!((&event["decision"], &event["policy"]), (&"ALLOW".into(), &"probe".into()), "{event:#}");
     assert_eq!((&event["mtls"], &event["direction"]), (&false.into(), &"inbound".into()));
@@ -163,8 +170,7 @@ fn probes_pass_in_whichever_way_they_are_dialled_and_over_routed_links() {
     for _ in 0..50 {
         drop(connect(world.node(), to).unwrap());
     }
-    eventually("all are counted", SOON, || (world.counted("passed") >= 53.0).then_some(()));
-    assert_eq!(world.counted("passed"), 53.0);
+    world.wait_counted("passed", 53.0);
     let map = format!("/sys/fs/bpf/warren/{}/v3/maps/HOST_CONNECTIONS", world.agent.node());
     eventually("the kernel has forgotten them", SOON, || {
         command::run("bpftool", &["-j", "map", "dump", "pinned", &map]).trim().eq("[]").then_some(())
@@ -183,7 +189,7 @@ fn probes_pass_where_policies_deny_plaintext_and_nothing_else_of_the_host_does()
         assert_echo(world.node(), world.at(v4, 8080), b"well?");
         assert_refused(world.node(), world.at(v4, OTHER), b"CANARY-other");
     }
-    eventually("the others are counted", SOON, || (world.counted("port_not_declared") >= 2.0).then_some(()));
+    world.wait_counted("port_not_declared", 2.0);
     let denied = world.agent.wait_audit("the denial", |event| event["decision"] == "DENY");
     assert_eq!(denied["policy"], "prod/mesh", "the agent decides on them as on any plaintext: {denied:#}");
     assert!(other.peers().is_empty());
@@ -197,7 +203,7 @@ fn a_port_that_the_spec_does_not_name_is_refused() {
         assert_refused(world.node(), world.at(v4, OTHER), b"CANARY-other");
     }
     world.wait_denied("names the port in no probe");
-    assert_eq!(world.counted("port_not_declared"), 2.0);
+    world.wait_counted("port_not_declared", 2.0);
     assert!(other.peers().is_empty());
 
     // The spec changes: so does what is let in, and what is open ends.
@@ -222,7 +228,7 @@ fn pods_on_the_nodes_network_are_refused_whatever_the_port() {
         assert!(said.starts_with("failed connect"), "{said}");
     }
     world.wait_denied("a process in a pod's cgroup");
-    assert_eq!(world.counted("pod_process"), 2.0);
+    world.wait_counted("pod_process", 2.0);
     assert!(echo.peers().is_empty());
     // The control: the same program outside of pods.
     let said = world.node().output(&mut probe.command(world.at(true, 8080), "well?")).stdout;
