@@ -11,6 +11,7 @@ use warren_core::identity::PodUid;
 use warren_core::world::{Pod, World};
 use warren_mesh::identity::{PodRef, SvidSource};
 use warren_mesh::live::CancelReason;
+use warren_mesh::telemetry::MembershipLog;
 
 use super::board::{PodEntry, PodState};
 use super::flows::KernelFlows;
@@ -66,6 +67,7 @@ pub(crate) struct Keeper {
     /// Where the runtime has put pods.
     pub(crate) places: Places,
     observed: Observed,
+    membership: MembershipLog,
 }
 
 impl Keeper {
@@ -81,6 +83,7 @@ impl Keeper {
     ) -> Self {
         let (enrolled, failed, unknown, observed) = Default::default();
         Self {
+            membership: MembershipLog::new(shared.telemetry.clone()),
             node,
             shared,
             capture,
@@ -352,7 +355,7 @@ impl Keeper {
                 tracing::info!(pod = %name(&one.pod), "pod leaves the mesh; its captured connections go on");
                 one.leaving = true;
                 let event = left(world.pod(uid).unwrap_or(&one.pod), &self.node);
-                self.shared.telemetry.audit().write(&event);
+                self.membership.left(&event);
             }
             Err(error) => {
                 tracing::error!(pod = %name(&one.pod), %error, "pod cannot leave gently");

@@ -69,6 +69,7 @@ fn running_pods_join_and_leave_without_breaking_connections() {
     let event = node.agent.wait_audit("its leaving is audited", |event| event["event"] == "enrolment");
     assert_eq!((&event["action"], &event["pod"]), (&json!("left"), &json!("app")));
     assert_eq!(event["reason"], "a label says none");
+    assert_eq!(node.agent.metric("warren_pods_left_total", &[]), 1.0);
 }
 
 #[test]
