@@ -11,10 +11,12 @@ use crate::capture::Mark;
 mod ca;
 mod certs;
 mod controller;
+mod install;
 
 pub(crate) use ca::{CaAction, CaBackupArgs, CaCommand, CaRestoreArgs, CaRotateArgs, CaStatusArgs, ClusterArgs};
 pub(crate) use certs::{CertsAction, CertsCommand};
 pub(crate) use controller::ControllerArgs;
+pub(crate) use install::{ApiArgs, CrdsAction, CrdsCommand, DoctorArgs, UninstallArgs};
 
 /// Warren: sidecarless mTLS for pods, under each pod's own SPIFFE identity.
 #[derive(Debug, Parser)]
@@ -41,6 +43,12 @@ pub(crate) enum Command {
     Connections(ConnectionsArgs),
     /// Be the CNI plugin, as a container runtime runs it; or install it, or remove it.
     Cni(CniCommand),
+    /// Manage the kinds of objects that Warren reads.
+    Crds(CrdsCommand),
+    /// Say what keeps Warren from working on this node and in this cluster, and what to do about it.
+    Doctor(DoctorArgs),
+    /// Remove Warren from a cluster: from its nodes first, then its objects. Policies and labels stay.
+    Uninstall(UninstallArgs),
 }
 
 /// `warren agent …`
@@ -58,6 +66,8 @@ pub(crate) struct AgentCommand {
 pub(crate) enum AgentAction {
     /// Remove every link, pin, rule, route and sysctl that this node's agent left.
     Cleanup(CleanupArgs),
+    /// Mount the BPF file system where it is missing.
+    MountBpffs,
 }
 
 /// The flags of a running agent.
@@ -93,6 +103,10 @@ pub(crate) struct AgentArgs {
     /// Namespace of Warren's own objects.
     #[arg(long, value_name = "NAMESPACE", default_value = "warren-system")]
     pub(crate) system_namespace: String,
+    /// With `--world kubernetes`: the DaemonSet that this agent is of. If the API server says at SIGTERM that it is gone
+    /// or being deleted, capture is taken away from the node; otherwise, and if it says nothing, capture stays.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) daemon_set: Option<String>,
     /// SPIFFE trust domain of this mesh; a Mesh document in the world may set it as well.
     #[arg(long)]
     pub(crate) trust_domain: Option<String>,

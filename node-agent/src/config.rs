@@ -96,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) identity: IdentitySource,
     /// Namespace of Warren's own objects.
     pub(crate) system_namespace: String,
+    /// The DaemonSet that this agent is of.
+    pub(crate) daemon_set: Option<String>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) leaf_ttl: Duration,
     pub(crate) run_dir: PathBuf,
@@ -170,6 +172,7 @@ impl Config {
             node: args.node,
             identity: identity(args.identity, args.ca_dir, args.ca_token, args.kubeconfig.clone())?,
             system_namespace: args.system_namespace,
+            daemon_set: daemon_set(args.daemon_set, in_kubernetes)?,
             world: world(
                 args.world,
                 args.kubeconfig.filter(|_| in_kubernetes || args.identity == cli::Identity::Embedded),
@@ -278,6 +281,16 @@ fn identity(
             value: format!("{identity:?}").to_lowercase(),
             reason: "--ca-dir or --ca-token is missing".to_owned(),
         }),
+    }
+}
+
+fn daemon_set(name: Option<String>, in_kubernetes: bool) -> Result<Option<String>, ConfigError> {
+    match name {
+        Some(value) if !in_kubernetes => {
+            let reason = format!("goes with --world {KUBERNETES} only");
+            Err(ConfigError::Flag { flag: "daemon-set", value, reason })
+        }
+        name => Ok(name),
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     CleanupIncomplete = 7,
     /// The CNI plugin cannot be installed or removed.
     Cni = 8,
+    /// `warren doctor` found what keeps Warren from working.
+    Doctor = 9,
     /// Any other failure while running.
     Runtime = 1,
 }

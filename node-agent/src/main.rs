@@ -10,6 +10,7 @@ mod command;
 mod config;
 mod context;
 mod controller;
+mod doctor;
 mod ended;
 mod exit;
 mod http;
@@ -22,6 +23,7 @@ mod remote_ca;
 mod shared;
 mod status;
 mod sys;
+mod traces;
 mod worker;
 mod world_file;
 mod world_kube;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Agent(agent) => match *agent {
             AgentCommand { action: Some(AgentAction::Cleanup(args)), .. } => command::cleanup::run(&args),
+            AgentCommand { action: Some(AgentAction::MountBpffs), .. } => command::mount_bpffs::run(),
             AgentCommand { run: Some(args), .. } => run_agent(args),
             AgentCommand { action: None, run: None } => Err(Fatal {
                 exit: Exit::Usage,
@@ -56,6 +59,9 @@ fn main() -> ExitCode {
         Command::Ca(ca) => block_on(Box::pin(command::ca::run(ca.action))),
         Command::Certs(certs) => block_on(command::certs::run(certs.action)),
         Command::Connections(args) => block_on(command::connections::run(args)),
+        Command::Crds(crds) => block_on(command::crds::run(crds.action)),
+        Command::Doctor(args) => block_on(Box::pin(command::doctor::run(args))),
+        Command::Uninstall(args) => block_on(command::uninstall::run(args)),
         Command::Cni(CniCommand { action: None }) => return cni::run_plugin(),
         Command::Cni(CniCommand { action: Some(action) }) => command::cni::run(action),
     };

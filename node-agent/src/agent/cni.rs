@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Agent;
@@ -31,6 +32,8 @@ struct Open {
     calls: mpsc::Receiver<Call>,
     decisions: DecisionsWriter,
     keep: Interval,
+    /// Keeps the plugin's configuration in place.
+    installer: Option<AbortHandle>,
 }
 
 impl Cni {
@@ -48,6 +51,15 @@ impl Cni {
     }
 }
 
+impl Cni {
+    /// Keeps the plugin's configuration in place no longer.
+    pub(super) fn stop_installing(&mut self) {
+        if let Some(installer) = self.0.as_ref().and_then(|open| open.installer.as_ref()) {
+            installer.abort();
+        }
+    }
+}
+
 impl Agent {
     /// Begins to answer the plugin, now that the world is known and its pods are in.
     pub(super) fn serve_cni(&mut self) -> Result<(), Fatal> {
@@ -60,12 +72,12 @@ impl Agent {
         let mut keep = interval(KEEP);
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let decisions = DecisionsWriter::new(config.decisions.clone(), self.config.node.clone());
-        self.cni = Cni(Some(Open { calls, decisions, keep }));
+        self.cni = Cni(Some(Open { calls, decisions, keep, installer: None }));
         self.keep_decisions();
         self.install_cni(&config)
     }
 
-    fn install_cni(&self, config: &CniConfig) -> Result<(), Fatal> {
+    fn install_cni(&mut self, config: &CniConfig) -> Result<(), Fatal> {
         let Some(target) = config.install.clone() else { return Ok(()) };
         let binary = std::env::current_exe()
             .map_err(|error| Fatal::new(Exit::Runtime, "the agent's own file cannot be found", &error))?;
@@ -76,7 +88,10 @@ impl Agent {
             decisions: config.decisions.clone(),
             never_enrol: self.config.never_enrol.clone(),
         };
-        tokio::task::spawn_local(install::keep(target.conf_dir, plugin));
+        let installer = tokio::task::spawn_local(install::keep(target.conf_dir, plugin)).abort_handle();
+        if let Some(open) = &mut self.cni.0 {
+            open.installer = Some(installer);
+        }
         Ok(())
     }
 

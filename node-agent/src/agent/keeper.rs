@@ -127,6 +127,21 @@ impl Keeper {
         }
     }
 
+    /// Lets all pods leave the mesh, because no agent follows this one.
+    pub(crate) fn retire(&mut self, flows: &mut KernelFlows) {
+        let world = self.shared.world.load_full();
+        for uid in self.enrolled.keys().cloned().collect::<Vec<_>>() {
+            self.withdraw(&uid, &world, flows);
+        }
+    }
+
+    /// Ends everything of all pods.
+    pub(crate) fn forget_all(&mut self, flows: &mut KernelFlows) {
+        for uid in self.enrolled.keys().cloned().collect::<Vec<_>>() {
+            self.forget(&uid, flows);
+        }
+    }
+
     /// When a failed enrolment is to be tried again, if there is one.
     pub(crate) fn next_try(&self) -> Option<Instant> {
         self.failed.values().map(|failed| failed.again).chain(self.look_again).min()

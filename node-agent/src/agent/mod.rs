@@ -12,6 +12,7 @@ mod pages;
 mod places;
 mod pod_events;
 mod probes;
+mod removal;
 mod severed;
 mod source;
 
@@ -41,10 +42,11 @@ use self::near::Near;
 use self::pages::{AgentPages, PublicPages, StatusPages};
 use self::places::Places;
 use self::probes::unprobed;
+use self::removal::Removal;
 use self::source::{News, Source};
 use crate::budget::Budget;
 use crate::ca_protocol::controller_id;
-use crate::capture::{CaptureConfig, CaptureError, Events, KernelEvent, NearPair, NodeCapture};
+use crate::capture::{CaptureConfig, CaptureError, CleanupReport, Events, KernelEvent, NearPair, NodeCapture};
 use crate::cli::SameNode;
 use crate::config::{AuditLog, Config, IdentitySource, WorldSource, socket_path};
 use crate::exit::{Exit, Fatal, chain};
@@ -53,6 +55,7 @@ use crate::judge::judge_again;
 use crate::remote_ca::{RemoteCa, RemoteCaConfig};
 use crate::shared::Shared;
 use crate::sys::socket::has_congestion_control;
+use crate::traces::Traces;
 use crate::worker::{Worker, WorkerCommand};
 use crate::{http, worker};
 
@@ -79,6 +82,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     let telemetry = telemetry(&config, &mesh)?;
     let ca = identity(&config, &mesh, &telemetry)?;
     let capture = capture(&config)?;
+    let removal = Removal::start(&config);
     let socket = bind_socket(&config.run_dir)?;
     let shared = Arc::new(Shared {
         world: ArcSwap::from_pointee(World::empty(mesh)),
@@ -119,6 +123,11 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     // Until the first world is there, nothing is enrolled and nothing that an earlier agent enrolled is let go.
     let Some(loaded) = first_world(&mut source).await? else {
         let _ = std::fs::remove_file(socket_path(&config.run_dir));
+        if let Some(why) = removal.proven().await {
+            tracing::info!(why, "no agent follows: what earlier ones captured is let go");
+            drop(keeper);
+            removal.finish(&Traces::of(&config)).await;
+        }
         announce(&format!("stopped node={}", config.node));
         return Ok(());
     };
@@ -133,6 +142,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         unapplied: false,
         lost: 0,
         cni: Cni::default(),
+        removal,
     };
     agent.apply(loaded);
     agent.serve_cni()?;
@@ -155,6 +165,7 @@ struct Agent {
     /// Events that the kernel could not tell, as far as their connections have been looked for.
     lost: u64,
     cni: Cni,
+    removal: Removal,
 }
 
 impl Agent {
@@ -187,7 +198,17 @@ impl Agent {
                 }
             }
         }
-        self.drain(&mut events).await;
+        let (removal, traces) = (self.removal.clone(), Traces::of(&self.config));
+        // Asked before anything else: account and rights may be on their way out as well.
+        match removal.proven().await {
+            Some(why) => {
+                tracing::info!(why, "no agent follows: pods leave the mesh, and this node is cleaned");
+                self.retire(&traces);
+                Box::pin(self.drain(&mut events, true)).await;
+                removal.finish(&traces).await;
+            }
+            None => Box::pin(self.drain(&mut events, false)).await,
+        }
         Ok(())
     }
 
@@ -305,9 +326,21 @@ impl Agent {
         }
     }
 
-    /// Accepts nothing more, lets what is open finish until the deadline, then ends it. Capture stays: connections wait
-    /// for the next agent.
-    async fn drain(mut self, events: &mut Events) {
+    /// New connections go their own way from here on, and new pods start without the plugin; captured connections go
+    /// on until the end of the drain.
+    fn retire(&mut self, traces: &Traces) {
+        self.cni.stop_installing();
+        let mut report = CleanupReport::default();
+        traces.remove_plugin(&mut report);
+        for left in report.left {
+            tracing::error!(left, "not removed yet");
+        }
+        self.keeper.retire(&mut self.flows);
+    }
+
+    /// Accepts nothing more, lets what is open finish until the deadline, then ends it. Capture stays, and connections
+    /// wait for the next agent, unless pods are let go for good.
+    async fn drain(mut self, events: &mut Events, for_good: bool) {
         tracing::info!(open = self.shared.live.len(), "draining");
         for worker in &self.keeper.workers {
             worker.send(WorkerCommand::Drain);
@@ -327,6 +360,9 @@ impl Agent {
             }
         });
         tokio::time::sleep(worker::DRAIN_LOOK).await;
+        if for_good {
+            self.keeper.forget_all(&mut self.flows);
+        }
         for worker in self.keeper.workers.drain(..) {
             worker.join();
         }

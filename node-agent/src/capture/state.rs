@@ -103,6 +103,11 @@ impl State {
     }
 }
 
+/// Makes sure that nobody holds the node. Nothing is made where nothing is.
+pub(crate) fn must_be_free(run_dir: &Path, node: &str) -> Result<(), CaptureError> {
+    if run_dir.is_dir() { lock(&run_dir.join(LOCK), node).map(drop) } else { Ok(()) }
+}
+
 fn lock(path: &Path, node: &str) -> Result<Flock<File>, CaptureError> {
     let file = File::create(path).map_err(CaptureError::file(path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)

@@ -17,8 +17,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as newest};
 use warren_core::world::{Kind, Loaded, MeshConfig, ObjectStore, Severity};
 
+pub(crate) use client::Api;
+pub(crate) use error::WatchError;
 pub(crate) use health::{Health, Standing, WatchHealth};
-use kinds::{WATCHED, Watched};
+use kinds::WATCHED;
+pub(crate) use kinds::Watched;
 use watch::{Told, Watch};
 
 /// What may wait between the watches and the store.
