@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn clocks_may_differ_by_what_the_answer_took() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
         let level = |server| clock(Some(at(server)), at(100), at(103)).level;
         assert_eq!([level(99), level(103), level(108)], [Level::Ok; 3]);
         assert_eq!([level(110), level(90)], [Level::Warning; 2]);

@@ -153,6 +153,11 @@ impl Cluster {
         self.folder().expect("a home").join("images").join(image).with_extension("tar")
     }
 
+    /// The administrator's kubeconfig.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.folder().expect("a home").join("admin.conf")
+    }
+
     fn folder(&self) -> Option<PathBuf> {
         let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
         let state = state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;

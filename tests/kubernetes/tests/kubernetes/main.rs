@@ -11,10 +11,12 @@
 
 mod cluster;
 mod images;
+mod install;
 mod leftovers;
 mod network;
 mod nodes;
 mod objects;
+mod warren;
 mod workloads;
 
 use std::process::ExitCode;
@@ -34,7 +36,7 @@ macro_rules! tests {
     };
 }
 
-const TESTS: [Test; 17] = tests![
+const TESTS: [Test; 21] = tests![
     nodes::are_ready_with_addresses_of_both_families,
     network::pods_of_two_nodes_reach_each_other_over_both_families,
     network::a_service_is_reached_by_its_addresses_from_every_node,
@@ -45,6 +47,10 @@ const TESTS: [Test; 17] = tests![
     images::an_archive_runs_under_the_name_it_was_given,
     images::servers_made_of_this_machines_programs_serve,
     images::warrens_own_is_one_static_program_and_the_same_each_time,
+    install::one_apply_and_one_label_put_pods_in,
+    install::agents_are_replaced_under_load_and_nothing_is_refused_or_in_clear,
+    install::an_uninstall_leaves_policies_keys_and_clean_nodes,
+    install::a_delete_in_a_hurry_cleans_the_nodes_too,
     nodes::a_rebooted_node_runs_its_pods_again,
     nodes::a_node_that_is_cut_off_is_missed_and_comes_back,
     nodes::pods_go_on_without_the_control_plane,
