@@ -110,7 +110,18 @@ impl Cluster {
     /// Applies manifests.
     #[track_caller]
     pub(crate) fn apply(&self, manifest: &str) {
-        let mut command = self.kubectl(&["apply", "-f", "-"]);
+        self.feed("apply", manifest);
+    }
+
+    /// Makes an object what is given.
+    #[track_caller]
+    pub(crate) fn replace(&self, object: &Value) {
+        self.feed("replace", &object.to_string());
+    }
+
+    #[track_caller]
+    fn feed(&self, action: &str, manifest: &str) {
+        let mut command = self.kubectl(&[action, "-f", "-"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl starts");
         child.stdin.take().expect("piped").write_all(manifest.as_bytes()).expect("kubectl reads");

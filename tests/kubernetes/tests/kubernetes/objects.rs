@@ -61,7 +61,7 @@ impl Pod {
         self
     }
 
-    fn object(&self) -> Value {
+    pub(crate) fn object(&self) -> Value {
         let mut container = json!({"name": "main", "image": self.image, "imagePullPolicy": "Never"});
         if !self.command.is_empty() {
             container["command"] = json!(self.command);

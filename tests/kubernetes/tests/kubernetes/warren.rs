@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -74,6 +74,13 @@ impl<'a> Warren<'a> {
             "name",
         ]);
         pods.lines().next().expect("an agent").to_owned()
+    }
+
+    /// Reads along in a pod's log until the pod is gone.
+    #[track_caller]
+    pub(crate) fn follow(&self, pod: &str) -> Child {
+        let mut command = self.cluster.kubectl(&["-n", "warren-system", "logs", "-f", "--tail=1", pod]);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("kubectl starts")
     }
 
     /// What the agent of a node says of itself.
