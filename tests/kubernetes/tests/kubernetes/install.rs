@@ -145,3 +145,26 @@ pub(crate) fn a_delete_in_a_hurry_cleans_the_nodes_too(cluster: &Cluster) {
     shop.is_open_to_all();
     shop.shop.kube(&["get", "peerauthentication", "default"]);
 }
+
+pub(crate) fn without_proof_capture_stays_until_doctor_cleans_the_node(cluster: &Cluster) {
+    let warren = Warren::install(cluster);
+    let shop = Shop::open(cluster);
+    shop.enrol(&warren);
+    // The right to ask goes first, so that the agents get 403 for an answer.
+    warren.kube(&["delete", "rolebinding", "warren-agent"]);
+    warren.kube(&["delete", "daemonset", "warren-agent"]);
+    warren.kube(&["wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=warren-agent", "--timeout=60s"]);
+    assert!(!reaches(&shop.outside, "stranger", &shop.web), "a node was opened without proof");
+    for node in cluster.nodes() {
+        assert_ne!(warren.traces(&node), "", "{node} was cleaned without proof");
+        // A node of the lab has a boot id of its own, which containers, and so its agent, do not see.
+        let script = format!(
+            "cp /opt/cni/bin/warren-cni /tmp/warren && umount /proc/sys/kernel/random/boot_id && \
+             /tmp/warren doctor --clean-node --node {node} && rm /tmp/warren"
+        );
+        let said = cluster.run(&["node", &node, "unshare", "--mount", "sh", "-c", &script]);
+        assert!(said.contains(&format!("nothing of node {node} is left")), "{said}");
+    }
+    warren.nodes_are_clean();
+    shop.is_open_to_all();
+}

@@ -37,7 +37,7 @@ macro_rules! tests {
     };
 }
 
-const TESTS: [Test; 22] = tests![
+const TESTS: [Test; 23] = tests![
     nodes::are_ready_with_addresses_of_both_families,
     network::pods_of_two_nodes_reach_each_other_over_both_families,
     network::a_service_is_reached_by_its_addresses_from_every_node,
@@ -52,6 +52,7 @@ const TESTS: [Test; 22] = tests![
     install::agents_are_replaced_under_load_and_nothing_is_refused_or_in_clear,
     install::an_uninstall_leaves_policies_keys_and_clean_nodes,
     install::a_delete_in_a_hurry_cleans_the_nodes_too,
+    install::without_proof_capture_stays_until_doctor_cleans_the_node,
     rights::without_any_verb_something_does_not_work,
     nodes::a_rebooted_node_runs_its_pods_again,
     nodes::a_node_that_is_cut_off_is_missed_and_comes_back,
