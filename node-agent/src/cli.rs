@@ -90,6 +90,10 @@ pub(crate) struct AgentArgs {
     /// What becomes of a captured connection to an address at which the world knows nothing.
     #[arg(long, value_enum, default_value_t = UnknownDestination::Refuse)]
     pub(crate) unknown_destination: UnknownDestination,
+    /// What becomes of a connection to a pod that is meant to be in the mesh, on a node whose agent does not say that
+    /// it takes tunnels: `plain` is for the time in which agents come to a cluster's nodes one by one.
+    #[arg(long, value_enum, default_value_t = IncapableDestination::Refuse)]
+    pub(crate) incapable_destination: IncapableDestination,
     /// Where SVIDs come from: `embedded`, a certificate authority in each agent with a root in `--ca-dir`; or
     /// `controller`, Warren's controllers.
     #[arg(long, value_enum, default_value_t = Identity::Embedded)]
@@ -216,6 +220,15 @@ pub(crate) enum UnknownDestination {
     /// They are refused: whether they belong into a tunnel cannot be known.
     Refuse,
     /// They leave in clear.
+    Plain,
+}
+
+/// What becomes of connections to pods of the mesh that no agent serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum IncapableDestination {
+    /// They are refused.
+    Refuse,
+    /// They pass in clear, and are counted by caller, destination and port.
     Plain,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use warren_core::identity::TrustDomain;
-use warren_core::world::UnknownDestination;
+use warren_core::world::{IncapableDestination, UnknownDestination};
 
 use crate::capture::{Mark, Spliced};
 use crate::cli::{self, AgentArgs, SameNode, Splice, WarmTunnels};
@@ -93,6 +93,7 @@ pub(crate) struct Config {
     pub(crate) node: String,
     pub(crate) world: WorldSource,
     pub(crate) unknown_destination: UnknownDestination,
+    pub(crate) incapable_destination: IncapableDestination,
     pub(crate) identity: IdentitySource,
     /// Namespace of Warren's own objects.
     pub(crate) system_namespace: String,
@@ -181,6 +182,10 @@ impl Config {
             unknown_destination: match args.unknown_destination {
                 cli::UnknownDestination::Refuse => UnknownDestination::Refuse,
                 cli::UnknownDestination::Plain => UnknownDestination::Plain,
+            },
+            incapable_destination: match args.incapable_destination {
+                cli::IncapableDestination::Refuse => IncapableDestination::Refuse,
+                cli::IncapableDestination::Plain => IncapableDestination::Plain,
             },
             leaf_ttl: args.leaf_ttl,
             admin: args.admin,

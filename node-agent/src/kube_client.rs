@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use rand::Rng as _;
 
 use crate::exit::chain;
 
@@ -42,6 +43,11 @@ fn client(mut config: Config) -> Result<Client, NoWay> {
     config.connect_timeout = Some(CONNECT);
     config.default_retry = false;
     Client::try_from(config).map_err(|error| NoWay(chain(&error)))
+}
+
+/// A pause between half and all of this one, so that agents do not come all at once.
+pub(crate) fn jitter(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// Whether the API server said no with this HTTP status.

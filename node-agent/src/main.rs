@@ -17,6 +17,7 @@ mod http;
 mod inbound;
 mod judge;
 mod kube_client;
+mod mesh_node;
 mod outbound;
 mod pod_netns;
 mod remote_ca;

@@ -11,7 +11,7 @@ use warren_core::world::{Pod, World};
 use warren_mesh::identity::{IdentitySnapshot, NoIdentity, PodIdentity};
 use warren_mesh::limits::Limits;
 use warren_mesh::live::LiveRegistry;
-use warren_mesh::telemetry::{Direction, Telemetry};
+use warren_mesh::telemetry::{Direction, IncapableDestinations, Telemetry};
 
 use crate::budget::Budget;
 use crate::capture::{Exemption, Mark};
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) tunnel_congestion: Option<String>,
     /// Which peers get client bytes before their 200.
     pub(crate) early_data: EarlyData,
+    /// Counts connections to pods that no agent serves.
+    pub(crate) incapable: IncapableDestinations,
 }
 
 impl Shared {

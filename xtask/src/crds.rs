@@ -1,9 +1,10 @@
-//! `crds`: writes the CustomResourceDefinitions of `deploy/crds`, for clusters without Istio's own, from the table
-//! below.
+//! `crds`: writes the CustomResourceDefinitions of `deploy/crds` from the table below: those of policies, for clusters
+//! without Istio's own, and Warren's MeshNode.
 //!
-//! Fields that are not in the table are kept by the API server, not pruned: a misspelt constraint must reach the agent,
-//! which refuses the object aloud, and not vanish on the way. A test of `warren-core` holds the files against the types
-//! that read the objects.
+//! Of a policy, fields that are not in the table are kept by the API server, not pruned: a misspelt constraint must reach
+//! the agent, which refuses the object aloud, and not vanish on the way. A MeshNode has no other fields: who writes one
+//! is refused (`fieldValidation=Strict`, kubectl's default) or warned. Tests of `warren-core` and `warren-agent` hold the
+//! files against the types that read the objects.
 
 use std::fs;
 
@@ -15,7 +16,7 @@ use crate::outcome::Outcome;
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "deploy/crds";
-const GROUP: &str = "security.istio.io";
+const ISTIO: &str = "security.istio.io";
 
 /// The type of a field.
 enum Field {
@@ -23,6 +24,12 @@ enum Field {
     Word(&'static [&'static str]),
     Text,
     Texts,
+    /// Text of no more characters than this.
+    Short(u32),
+    /// Short texts, each once, and no more of them than this.
+    Set(u32),
+    /// A number of at least this.
+    Number(u32),
     /// Labels and their values.
     Labels,
     Object(&'static [(&'static str, Field)]),
@@ -32,7 +39,7 @@ enum Field {
     ByPort(&'static [(&'static str, Field)]),
 }
 
-use Field::{ByPort, Labels, Object, Objects, Text, Texts, Word};
+use Field::{ByPort, Labels, Number, Object, Objects, Set, Short, Text, Texts, Word};
 
 const SELECTOR: Field = Object(&[("matchLabels", Labels)]);
 const TARGET: &[(&str, Field)] = &[("group", Text), ("kind", Text), ("name", Text), ("namespace", Text)];
@@ -85,22 +92,47 @@ const AUTHORIZATION_POLICY: Field = Object(&[
 const PEER_AUTHENTICATION: Field =
     Object(&[("selector", SELECTOR), ("mtls", Object(MUTUAL_TLS)), ("portLevelMtls", ByPort(MUTUAL_TLS))]);
 
-/// A kind: its plural, its short name, and its spec.
+const MESH_NODE: Field = Object(&[
+    ("format", Number(1)),
+    ("agentVersion", Short(128)),
+    ("capabilities", Set(32)),
+    ("identity", Object(&[("bundle", Short(128)), ("issuers", Set(64))])),
+]);
+
+/// A kind: where it belongs, its names, and its spec.
 struct Definition {
+    origin: Origin,
     kind: &'static str,
     plural: &'static str,
     short: &'static str,
     spec: Field,
 }
 
-const DEFINITIONS: [Definition; 2] = [
+/// Whose kind it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Istio's policies, which others read as well.
+    Istio,
+    /// Warren's own, one for each node.
+    Warren,
+}
+
+const DEFINITIONS: [Definition; 3] = [
     Definition {
+        origin: Origin::Istio,
         kind: "AuthorizationPolicy",
         plural: "authorizationpolicies",
         short: "ap",
         spec: AUTHORIZATION_POLICY,
     },
-    Definition { kind: "PeerAuthentication", plural: "peerauthentications", short: "pa", spec: PEER_AUTHENTICATION },
+    Definition {
+        origin: Origin::Istio,
+        kind: "PeerAuthentication",
+        plural: "peerauthentications",
+        short: "pa",
+        spec: PEER_AUTHENTICATION,
+    },
+    Definition { origin: Origin::Warren, kind: "MeshNode", plural: "meshnodes", short: "mn", spec: MESH_NODE },
 ];
 
 /// `cargo xtask crds`: writes the files, or says which are stale.
@@ -142,52 +174,83 @@ pub(crate) fn fresh(workspace: &Workspace) -> Outcome {
 }
 
 fn files() -> Vec<(String, String)> {
-    let named = |one: &Definition| (format!("{DIRECTORY}/{}.yaml", one.plural), document(&definition(one)));
+    let named = |one: &Definition| (format!("{DIRECTORY}/{}.yaml", one.plural), document(one));
     DEFINITIONS.iter().map(named).collect()
 }
 
-fn document(value: &Value) -> String {
-    let mut text =
-        "# Written by `cargo xtask crds`. For clusters without Istio's own definition of the kind.\n".to_owned();
-    yaml(value, 0, &mut text);
+fn document(one: &Definition) -> String {
+    let (about, value) = match one.origin {
+        Origin::Istio => ("For clusters without Istio's own definition of the kind.", istio(one)),
+        Origin::Warren => ("What the agent of a node says of it; no other field is kept.", warren(one)),
+    };
+    let mut text = format!("# Written by `cargo xtask crds`. {about}\n");
+    yaml(&value, 0, &mut text);
     text
 }
 
-fn definition(one: &Definition) -> Value {
-    let singular = one.kind.to_lowercase();
+fn istio(one: &Definition) -> Value {
     let schema = json!({"type": "object", "properties": {
-        "spec": schema(&one.spec),
+        "spec": schema(&one.spec, true),
         "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     }});
     let version = |name: &str, storage: bool| {
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema},
             "subresources": {"status": {}}})
     };
-    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{}.{GROUP}", one.plural)},
-        "spec": {"group": GROUP, "scope": "Namespaced",
-            "names": {"kind": one.kind, "listKind": format!("{}List", one.kind), "plural": one.plural,
-                "singular": singular, "shortNames": [one.short], "categories": ["istio-io", "security-istio-io"]},
-            "versions": [version("v1", true), version("v1beta1", false)]}})
+    let versions = json!([version("v1", true), version("v1beta1", false)]);
+    definition(one, ISTIO, "Namespaced", &["istio-io", "security-istio-io"], &versions)
 }
 
-fn schema(field: &Field) -> Value {
+/// Without a status: nobody but the node's own agent has anything to say.
+fn warren(one: &Definition) -> Value {
+    let mut spec = schema(&one.spec, false);
+    spec["required"] = json!(["format"]);
+    spec["properties"]["identity"]["required"] = json!(["bundle"]);
+    let schema = json!({"type": "object", "required": ["spec"], "properties": {"spec": spec}});
+    let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
+    let versions = json!([{"name": "v1alpha1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": schema},
+        "additionalPrinterColumns": [column("Capabilities", ".spec.capabilities"), column("Agent", ".spec.agentVersion")]}]);
+    definition(one, "warren.dev", "Cluster", &[], &versions)
+}
+
+fn definition(one: &Definition, group: &str, scope: &str, categories: &[&str], versions: &Value) -> Value {
+    let mut names = json!({"kind": one.kind, "listKind": format!("{}List", one.kind), "plural": one.plural,
+        "singular": one.kind.to_lowercase(), "shortNames": [one.short]});
+    if !categories.is_empty() {
+        names["categories"] = json!(categories);
+    }
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{}.{group}", one.plural)},
+        "spec": {"group": group, "scope": scope, "names": names, "versions": versions}})
+}
+
+/// The schema of a field; `open` keeps fields that are not in the table.
+fn schema(field: &Field, open: bool) -> Value {
     let text = || json!({"type": "string"});
     match field {
         Text => text(),
         Word(words) => json!({"type": "string", "enum": words}),
         Texts => json!({"type": "array", "items": text()}),
         Labels => json!({"type": "object", "additionalProperties": text()}),
-        Object(fields) => object(fields),
-        Objects(fields) => json!({"type": "array", "items": object(fields)}),
-        ByPort(fields) => json!({"type": "object", "additionalProperties": object(fields)}),
+        Short(most) => json!({"type": "string", "maxLength": most}),
+        Set(most) => json!({"type": "array", "items": schema(&Short(128), open), "maxItems": most,
+            "x-kubernetes-list-type": "set"}),
+        Number(least) => json!({"type": "integer", "format": "int32", "minimum": least}),
+        Object(fields) => object(fields, open),
+        Objects(fields) => json!({"type": "array", "items": object(fields, open)}),
+        ByPort(fields) => json!({"type": "object", "additionalProperties": object(fields, open)}),
     }
 }
 
-fn object(fields: &[(&str, Field)]) -> Value {
+fn object(fields: &[(&str, Field)], open: bool) -> Value {
     let properties: Map<String, Value> =
-        fields.iter().map(|(name, field)| ((*name).to_owned(), schema(field))).collect();
-    json!({"type": "object", "properties": properties, "x-kubernetes-preserve-unknown-fields": true})
+        fields.iter().map(|(name, field)| ((*name).to_owned(), schema(field, open))).collect();
+    let mut object = json!({"type": "object", "properties": properties});
+    if open {
+        object["x-kubernetes-preserve-unknown-fields"] = json!(true);
+    }
+    object
 }
 
 /// Block style, as people write manifests; strings as JSON has them, which YAML takes.

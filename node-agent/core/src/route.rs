@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crate::addr::{OriginalDst, canonical_addr};
 use crate::identity::SpiffeId;
-use crate::world::{Endpoint, ExactTarget, MeshMode, Pod, Service, ServiceRef, UnknownDestination, World};
+use crate::world::{
+    Endpoint, ExactTarget, IncapableDestination, MeshMode, Pod, Service, ServiceRef, UnknownDestination, World,
+};
 
 /// Port on which every pod of the mesh accepts tunnels.
 pub const HBONE_PORT: u16 = 15008;
@@ -30,6 +32,8 @@ pub enum Route {
     Own(OwnRoute),
     /// Mutual TLS to the destination pod.
     Tunnel(TunnelRoute),
+    /// The destination ought to be reached in mutual TLS, and no agent says that it takes tunnels for it.
+    Incapable(IncapableRoute),
 }
 
 /// Plain TCP to a destination known to be outside the mesh.
@@ -65,6 +69,33 @@ pub struct TunnelRoute {
     pub destination: Arc<Pod>,
     /// The service that was addressed.
     pub service: Option<ServiceRef>,
+}
+
+/// A pod that labels want in the mesh, and that no agent serves as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncapableRoute {
+    /// The pod's address and target port.
+    pub destination: SocketAddr,
+    /// The destination pod.
+    pub pod: Arc<Pod>,
+    /// The service that was addressed.
+    pub service: Option<ServiceRef>,
+    /// What becomes of the connection, by configuration alone.
+    pub fate: IncapableDestination,
+}
+
+impl IncapableRoute {
+    /// What is to be said of it.
+    pub fn reason(&self) -> &'static str {
+        match self.fate {
+            IncapableDestination::Refuse => {
+                "the destination is meant to be in the mesh, but no agent says that it takes tunnels on its node"
+            }
+            IncapableDestination::Plain => {
+                "in clear by --incapable-destination plain: no agent says that it takes tunnels on the destination's node"
+            }
+        }
+    }
 }
 
 /// Why a connection has no route.
@@ -109,6 +140,10 @@ impl Route {
             Self::Plain(_) => "plain",
             Self::Own(_) => "own",
             Self::Tunnel(_) => "tunnel",
+            Self::Incapable(r) => match r.fate {
+                IncapableDestination::Refuse => "none",
+                IncapableDestination::Plain => "plain",
+            },
         }
     }
 }
@@ -120,6 +155,7 @@ impl fmt::Display for Route {
             Self::Plain(r) => write!(f, "plain to {}", r.destination),
             Self::Own(r) => write!(f, "own {}", r.destination),
             Self::Tunnel(r) => write!(f, "tunnel to {} by {}", r.authority, r.hbone),
+            Self::Incapable(r) => write!(f, "{} to incapable {}", self.as_str(), r.destination),
         }
     }
 }
@@ -147,6 +183,12 @@ pub fn near<'a>(world: &'a World, source: &Pod, dst: SocketAddr) -> Option<&'a A
     }
 }
 
+/// Whether a connection of `source` to the pod goes by a tunnel: the pod is of the mesh, and an agent takes tunnels for
+/// it.
+pub fn is_tunnelled(world: &World, source: &Pod, pod: &Pod) -> bool {
+    is_in_mesh(pod) && takes_tunnels(world, source, pod)
+}
+
 fn try_outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Result<Route, RouteDenied> {
     if world.pod(&source.uid).is_none() {
         return Err(RouteDenied::SourceUnknown);
@@ -159,17 +201,19 @@ fn try_outbound(world: &World, source: &Pod, dst: OriginalDst, pick: u64) -> Res
         return by_service(world, source, service, dst.ip(), dst.port(), pick);
     }
     if let Some(pod) = world.pod_by_ip(dst.ip()).filter(|pod| !pod.host_network) {
-        return to_address(source, Some(pod), dst, None);
+        return to_address(world, source, Some(pod), dst, None);
     }
     match world.exact_target(dst) {
         Some(ExactTarget::Service { service, port }) => by_service(world, source, service, dst.ip(), port, pick),
         Some(ExactTarget::Pod { pod, port }) => {
             let ip = pod.ips.iter().find(|ip| ip.is_ipv4() == dst.is_ipv4());
             let ip = ip.ok_or(RouteDenied::NoReadyEndpoint)?;
-            to_address(source, Some(pod), SocketAddr::new(*ip, port), None)
+            to_address(world, source, Some(pod), SocketAddr::new(*ip, port), None)
         }
-        None if world.is_node_address(dst.ip()) => to_address(source, world.pod_by_ip(dst.ip()), dst, None),
-        None if world.mesh.unknown_destination == UnknownDestination::Plain => to_address(source, None, dst, None),
+        None if world.is_node_address(dst.ip()) => to_address(world, source, world.pod_by_ip(dst.ip()), dst, None),
+        None if world.mesh.unknown_destination == UnknownDestination::Plain => {
+            to_address(world, source, None, dst, None)
+        }
         None => Err(RouteDenied::UnknownDestination),
     }
 }
@@ -184,11 +228,32 @@ fn by_service(
 ) -> Result<Route, RouteDenied> {
     service.port(port).ok_or(RouteDenied::NoSuchServicePort)?;
     let usable = |e: &Endpoint| e.ready && e.ip.is_ipv4() == vip.is_ipv4() && e.ports.contains_key(&port);
-    let endpoint = draw(&service.endpoints, usable, pick).ok_or(RouteDenied::NoReadyEndpoint)?;
-    let target = endpoint.ports.get(&port).ok_or(RouteDenied::NoReadyEndpoint)?;
-    let pod = world.pod_by_ip(endpoint.ip);
-    let destination = SocketAddr::new(endpoint.ip, *target);
-    to_address(source, pod, destination, Some(service.reference()))
+    let lead = |endpoint: &Endpoint| {
+        let target = endpoint.ports.get(&port).ok_or(RouteDenied::NoReadyEndpoint)?;
+        let destination = SocketAddr::new(endpoint.ip, *target);
+        to_address(world, source, world.pod_by_ip(endpoint.ip), destination, Some(service.reference()))
+    };
+    let drawn = lead(draw(&service.endpoints, usable, pick).ok_or(RouteDenied::NoReadyEndpoint)?)?;
+    match drawn {
+        // Its share goes to endpoints that are reached in mutual TLS, never to those outside of the mesh: nothing that
+        // was to be encrypted leaves in clear because something else failed.
+        Route::Incapable(IncapableRoute { fate: IncapableDestination::Refuse, .. }) => {
+            let capable =
+                |e: &Endpoint| usable(e) && world.pod_by_ip(e.ip).is_some_and(|pod| is_tunnelled(world, source, pod));
+            draw(&service.endpoints, capable, scatter(pick)).map_or(Ok(drawn), lead)
+        }
+        drawn => Ok(drawn),
+    }
+}
+
+/// Whether labels and everything else say that the pod is of the mesh.
+fn is_in_mesh(pod: &Pod) -> bool {
+    pod.mode == MeshMode::Ambient && !pod.host_network
+}
+
+/// Whether an agent takes tunnels for the pod. On the source's own node it is the one that asks.
+fn takes_tunnels(world: &World, source: &Pod, pod: &Pod) -> bool {
+    (pod.node == source.node && !pod.node.is_empty()) || world.capabilities(&pod.node).hbone
 }
 
 /// One of the usable endpoints, each as likely as any other. They are drawn until one is usable, which takes no longer
@@ -213,13 +278,13 @@ fn scatter(number: u64) -> u64 {
 }
 
 fn to_address(
+    world: &World,
     source: &Pod,
     pod: Option<&Arc<Pod>>,
     destination: SocketAddr,
     service: Option<ServiceRef>,
 ) -> Result<Route, RouteDenied> {
-    let in_mesh = pod.filter(|p| p.mode == MeshMode::Ambient && !p.host_network);
-    let Some(pod) = in_mesh else {
+    let Some(pod) = pod.filter(|pod| is_in_mesh(pod)) else {
         return Ok(Route::Plain(PlainRoute { destination, pod: pod.cloned(), service }));
     };
     if is_own_port(destination.port()) {
@@ -227,6 +292,10 @@ fn to_address(
     }
     if pod.uid == source.uid {
         return Ok(Route::Own(OwnRoute { destination, service }));
+    }
+    if !takes_tunnels(world, source, pod) {
+        let (pod, fate) = (Arc::clone(pod), world.mesh.incapable_destination);
+        return Ok(Route::Incapable(IncapableRoute { destination, pod, service, fate }));
     }
     Ok(Route::Tunnel(TunnelRoute {
         hbone: SocketAddr::new(destination.ip(), HBONE_PORT),

@@ -31,7 +31,7 @@ use warren_mesh::identity::SvidSource;
 use warren_mesh::identity::embedded::{EmbeddedCa, EmbeddedCaConfig};
 use warren_mesh::limits::Limits;
 use warren_mesh::live::{CancelReason, LiveRegistry};
-use warren_mesh::telemetry::{AuditTarget, Telemetry, TelemetryConfig};
+use warren_mesh::telemetry::{AuditTarget, IncapableDestinations, Telemetry, TelemetryConfig};
 
 use self::board::Board;
 use self::cni::Cni;
@@ -52,6 +52,7 @@ use crate::config::{AuditLog, Config, IdentitySource, WorldSource, socket_path};
 use crate::exit::{Exit, Fatal, chain};
 use crate::inbound::DialPorts;
 use crate::judge::judge_again;
+use crate::mesh_node::Publisher;
 use crate::remote_ca::{RemoteCa, RemoteCaConfig};
 use crate::shared::Shared;
 use crate::sys::socket::has_congestion_control;
@@ -95,6 +96,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         mark: config.mark,
         early_data: config.early_data.clone(),
         tunnel_congestion: config.tunnel_congestion.clone(),
+        incapable: IncapableDestinations::register(telemetry.metrics()),
     });
     let workers = start_workers(&config, &shared, &capture)?;
     let board = Arc::new(Board::default());
@@ -116,6 +118,7 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     }
     tokio::task::spawn_local(http::serve_tcp(admin, PublicPages(pages.clone())));
     tokio::task::spawn_local(http::serve_unix(socket, StatusPages(pages)));
+    let publisher = Publisher::of(&config, &ca, telemetry.metrics());
     let places = Places::open(&config.run_dir);
     let keeper = Keeper::new(config.node.clone(), shared.clone(), capture, ca, workers, source.finder(), places);
     let near =
@@ -147,6 +150,9 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
     agent.apply(loaded);
     agent.serve_cni()?;
     agent.board.notes().ready = true;
+    if let Some(publisher) = publisher {
+        tokio::task::spawn_local(publisher.run(agent.shared.clone()));
+    }
     announce(&format!("ready node={} pods={}", agent.config.node, agent.keeper.entries().len()));
     Box::pin(agent.drive()).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use warren_core::world::{Loaded, MeshConfig, Severity, SourceText, World, load};
+use warren_core::world::{Capabilities, Loaded, MeshConfig, Severity, SourceText, World, load};
 
 use crate::config::{Config, WorldSource};
 use crate::exit::{Exit, Fatal};
@@ -44,11 +44,14 @@ impl Source {
     pub(crate) fn open(config: &Config) -> Result<Self, Fatal> {
         let mut mesh = MeshConfig::new(config.trust_domain.clone());
         mesh.unknown_destination = config.unknown_destination;
+        mesh.incapable_destination = config.incapable_destination;
         mesh.never_enrolled.extend(config.never_enrol.iter().cloned());
         match &config.world {
             WorldSource::Files(path) => Files::open(path.clone(), mesh).map(|files| Self::Files(Box::new(files))),
             WorldSource::Kubernetes { kubeconfig, captured } => {
                 mesh.capture_ranges.clone_from(captured);
+                // Of files an operator is the author, who knows; in a cluster each agent speaks for itself.
+                mesh.unpublished = Capabilities::NONE;
                 let worlds = KubeWorld::start(kubeconfig.clone(), mesh.clone())
                     .map_err(|error| Fatal::new(Exit::Runtime, "cannot start a thread", &error))?;
                 Ok(Self::Kubernetes { mesh, worlds })

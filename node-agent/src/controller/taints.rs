@@ -9,9 +9,10 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::custody::SharedStanding;
-use super::nodes::{MeshNode, mesh_nodes};
+use super::nodes::mesh_nodes;
 use crate::exit::chain;
 use crate::kube_client::is_status;
+use crate::mesh_node::MeshNode;
 
 /// Key of the taint; its effect is for who registers the node to choose.
 pub(crate) const START_UP: &str = "warren.dev/agent-not-ready";

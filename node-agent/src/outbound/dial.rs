@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use warren_core::pool::PoolKey;
-use warren_core::world::MeshMode;
+use warren_core::route::is_tunnelled;
 use warren_mesh::hbone::{Connecting, Dialler, Occasion};
 use warren_mesh::telemetry::Parties;
 
@@ -69,13 +69,13 @@ impl Dialler for PodDialler {
         Box::pin(to_peer(&self.shared, &self.pod, key.source_ip, key.destination))
     }
 
-    /// The world of now decides: a pod that left, or whose address is another pod's, is not dialled.
+    /// The world of now decides: a pod that left, whose address is another pod's, or whose node's agent is
+    /// gone, is not dialled.
     fn occasion(&self, key: &PoolKey) -> Option<Occasion> {
         let world = self.shared.world.load();
         let source = world.pod(&self.pod.uid)?;
         let peer = world.pod_by_ip(key.destination.ip())?;
-        let in_mesh = peer.mode == MeshMode::Ambient && !peer.host_network;
-        if !in_mesh || !key.expected.contains(&peer.identity) {
+        if !is_tunnelled(&world, source, peer) || !key.expected.contains(&peer.identity) {
             return None;
         }
         let snapshot = self.pod.identity().current().ok()?;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use warren_core::identity::SpiffeId;
 use warren_core::pool::PoolKey;
-use warren_core::route::{OwnRoute, PlainRoute, TunnelRoute};
+use warren_core::route::{IncapableRoute, OwnRoute, PlainRoute, TunnelRoute};
 use warren_core::tunnel::{Authority, Baggage, ConnectRequest, Forwarded, TraceParent};
 use warren_core::world::{Pod, ServiceRef, World};
 use warren_mesh::copy::{copy, copy_plain};
@@ -26,6 +26,8 @@ use crate::shared::{LiveConnection, Transport};
 pub(super) enum Way {
     /// In clear, to a destination that is known not to be in the mesh.
     Plain(PlainRoute),
+    /// In clear, because configuration says so of destinations that no agent serves yet.
+    Migration(IncapableRoute),
     /// Back to the pod itself, without leaving its namespace.
     Own(OwnRoute),
     /// In mutual TLS, to the destination pod's tunnel port.
@@ -49,6 +51,11 @@ impl Routed {
             Way::Plain(plain) => {
                 describe(&mut record, "plain", plain.pod.as_ref(), &world, plain.service);
                 Direct { accepted, record, to: plain.destination }.open().await.map(Opened::direct)
+            }
+            Way::Migration(incapable) => {
+                record.set_remark(incapable.reason());
+                describe(&mut record, "plain", Some(&incapable.pod), &world, incapable.service);
+                Direct { accepted, record, to: incapable.destination }.open().await.map(Opened::direct)
             }
             Way::Own(own) => {
                 describe(&mut record, "own", Some(&pod), &world, own.service);
@@ -89,7 +96,7 @@ impl Opened {
     }
 }
 
-fn describe(
+pub(super) fn describe(
     record: &mut ConnectionRecord,
     route: &'static str,
     destination: Option<&Arc<Pod>>,

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use warren_core::route::{self, Route, RouteDenied};
-use warren_core::world::{Pod, World};
+use warren_core::route::{self, IncapableRoute, Route, RouteDenied};
+use warren_core::world::{IncapableDestination, Pod, World};
 use warren_mesh::telemetry::{ConnectionRecord, ResponseFlag};
 
 use super::Accepted;
-use super::routed::{Routed, Way};
+use super::routed::{Routed, Way, describe};
 use crate::ended::Ended;
 
 /// A connection of this pod, in this world.
@@ -32,7 +32,25 @@ impl Sourced {
             Route::Plain(plain) => Way::Plain(plain),
             Route::Own(own) => Way::Own(own),
             Route::Tunnel(tunnel) => Way::Tunnel(tunnel),
+            Route::Incapable(incapable) => {
+                let sourced = Self { accepted, world, pod, record };
+                return sourced.incapable(incapable);
+            }
         };
         Ok(Routed { accepted, world, pod, record, way })
+    }
+
+    /// What becomes of a connection whose destination no agent serves has been decided; here it is counted and done.
+    fn incapable(self, route: IncapableRoute) -> Result<Routed, Ended> {
+        let Self { accepted, world, pod, mut record } = self;
+        let (port, why) = (route.destination.port(), route.reason());
+        accepted.context.shared.incapable.seen(&pod, &route.pod, port, route.fate);
+        match route.fate {
+            IncapableDestination::Refuse => {
+                describe(&mut record, "none", Some(&route.pod), &world, route.service);
+                Err(Ended::denied(accepted.tcp, record, why))
+            }
+            IncapableDestination::Plain => Ok(Routed { accepted, world, pod, record, way: Way::Migration(route) }),
+        }
     }
 }

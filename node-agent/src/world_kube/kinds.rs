@@ -24,7 +24,7 @@ const fn policy(kind: Kind, plural: &'static str) -> Watched {
 }
 
 /// All of them.
-pub(crate) const WATCHED: [Watched; 8] = [
+pub(crate) const WATCHED: [Watched; 9] = [
     core(Kind::Namespace, "namespaces"),
     core(Kind::Node, "nodes"),
     core(Kind::Pod, "pods"),
@@ -44,6 +44,8 @@ pub(crate) const WATCHED: [Watched; 8] = [
         plural: "servicecidrs",
         optional: true,
     },
+    // Without it no node is known to take tunnels but the agent's own.
+    Watched { kind: Kind::MeshNode, group: "warren.dev", version: "v1alpha1", plural: "meshnodes", optional: true },
     policy(Kind::AuthorizationPolicy, "authorizationpolicies"),
     policy(Kind::PeerAuthentication, "peerauthentications"),
 ];

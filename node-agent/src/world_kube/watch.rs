@@ -14,6 +14,7 @@ use super::error::WatchError;
 use super::event::{Event, event, page};
 use super::health::{Health, Standing};
 use super::kinds::Watched;
+use crate::kube_client::jitter;
 
 /// First pause after a failure; it doubles up to [`PAUSE_MOST`], and each is drawn between half and all of it.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
@@ -271,10 +272,6 @@ impl Watch {
     async fn tell(&self, told: Told) -> Result<(), WatchError> {
         self.told.send(told).await.map_err(|_| WatchError::Closed)
     }
-}
-
-fn jitter(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// A page's token as part of a query.

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::world::Capabilities;
 use crate::world::tests::{pod, world};
 
 const WORLD: &str = "\
@@ -165,4 +166,137 @@ fn everything_else_is_denied_with_a_reason() {
     let new = world("");
     let denied = outbound(&new, pod(&old, "case", "a"), OriginalDst("10.0.0.2:80".parse().unwrap()), 0);
     assert_eq!(denied, Route::Deny(RouteDenied::SourceUnknown));
+}
+
+/// Three nodes: `a` is on the first, which says nothing of itself; `b` on one that takes tunnels; the others on one that
+/// does not.
+const NODES: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: case, labels: {warren.dev/mode: ambient, app: near}}
+spec: {nodeName: own}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: beside, namespace: case, labels: {warren.dev/mode: ambient, app: near}}
+spec: {nodeName: own}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: case, labels: {warren.dev/mode: ambient, app: api, mixed: 'yes'}}
+spec: {nodeName: able, containers: [{ports: [{containerPort: 80, hostPort: 8081}]}]}
+status: {podIP: 10.0.0.3, hostIP: 192.168.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: c, namespace: case, labels: {warren.dev/mode: ambient, app: api, odd: 'yes'}}
+spec: {nodeName: bare, containers: [{ports: [{containerPort: 80, hostPort: 8081}]}]}
+status: {podIP: 10.0.0.4, hostIP: 192.168.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: out, namespace: case, labels: {app: api, mixed: 'yes', odd: 'yes'}}
+spec: {nodeName: bare}
+status: {podIP: 10.0.0.5}
+---
+apiVersion: warren.dev/v1alpha1
+kind: MeshNode
+metadata: {name: able}
+spec: {format: 1, capabilities: [hbone, more], agentVersion: x}
+---
+apiVersion: warren.dev/v1alpha1
+kind: MeshNode
+metadata: {name: bare}
+spec: {format: 1, capabilities: []}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: case}
+spec: {clusterIP: 10.96.0.1, selector: {app: api}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: case}
+spec: {clusterIP: 10.96.0.2, selector: {odd: 'yes'}, ports: [{port: 80}]}
+";
+
+/// The world of [`NODES`] as a cluster's: what says nothing of itself can do nothing.
+fn nodes(fate: IncapableDestination) -> World {
+    let mut world = world(NODES);
+    world.mesh.unpublished = Capabilities::NONE;
+    world.mesh.incapable_destination = fate;
+    world
+}
+
+fn leads(world: &World, to: &str) -> BTreeSet<String> {
+    let from = pod(world, "case", "a");
+    let one = |pick| match outbound(world, from, OriginalDst(to.parse().unwrap()), scatter(pick)) {
+        Route::Tunnel(r) => format!("tunnel {}", r.authority),
+        Route::Deny(why) => why.as_str().to_owned(),
+        other => other.to_string(),
+    };
+    (0..100).map(one).collect()
+}
+
+#[test]
+fn a_pod_whose_node_takes_no_tunnels_is_refused_or_let_pass_in_clear_by_configuration_alone() {
+    let refusing = nodes(IncapableDestination::Refuse);
+    assert_eq!(leads(&refusing, "10.0.0.3:80"), ["tunnel 10.0.0.3:80".to_owned()].into());
+    let refused = BTreeSet::from(["none to incapable 10.0.0.4:80".to_owned()]);
+    assert_eq!(leads(&refusing, "10.0.0.4:80"), refused);
+    assert_eq!(leads(&refusing, "192.168.0.2:8081"), refused, "by a port of its node");
+    assert_eq!(leads(&refusing, "10.0.0.4:15008"), ["illegal_port".to_owned()].into());
+    let passing = nodes(IncapableDestination::Plain);
+    assert_eq!(leads(&passing, "10.0.0.3:80"), ["tunnel 10.0.0.3:80".to_owned()].into());
+    assert_eq!(leads(&passing, "10.0.0.4:80"), ["plain to incapable 10.0.0.4:80".to_owned()].into());
+    assert_eq!(leads(&passing, "10.0.0.4:15008"), ["illegal_port".to_owned()].into());
+    // Who is outside of the mesh needs no agent.
+    for world in [&refusing, &passing] {
+        assert_eq!(leads(world, "10.0.0.5:80"), ["plain to 10.0.0.5:80".to_owned()].into());
+    }
+}
+
+#[test]
+fn pods_of_the_sources_own_node_are_served_by_the_agent_that_asks() {
+    let world = nodes(IncapableDestination::Refuse);
+    let from = pod(&world, "case", "a");
+    assert_eq!(leads(&world, "10.0.0.2:80"), ["tunnel 10.0.0.2:80".to_owned()].into());
+    assert_eq!(near(&world, from, "10.0.0.2:80".parse().unwrap()).unwrap().name, "beside");
+    for (to, fate) in [("10.0.0.4:80", IncapableDestination::Plain), ("10.0.0.4:80", IncapableDestination::Refuse)] {
+        assert_eq!(near(&nodes(fate), from, to.parse().unwrap()), None);
+    }
+    // Pods that no node is known of are not all on one.
+    let homeless = NODES.replace("spec: {nodeName: own}", "spec: {}");
+    let mut world = crate::world::tests::world(&homeless);
+    world.mesh.unpublished = Capabilities::NONE;
+    assert_eq!(leads(&world, "10.0.0.2:80"), ["none to incapable 10.0.0.2:80".to_owned()].into());
+}
+
+#[test]
+fn the_share_of_an_incapable_endpoint_goes_to_capable_ones_and_never_into_the_clear() {
+    let refusing = nodes(IncapableDestination::Refuse);
+    let (tunnel, plain) = ("tunnel 10.0.0.3:80".to_owned(), "plain to 10.0.0.5:80".to_owned());
+    assert_eq!(leads(&refusing, "10.96.0.1:80"), [tunnel.clone(), plain.clone()].into());
+    let refused = "none to incapable 10.0.0.4:80".to_owned();
+    assert_eq!(leads(&refusing, "10.96.0.2:80"), [refused, plain.clone()].into());
+    let shares = (0..3000).filter(|pick| {
+        let to = OriginalDst("10.96.0.1:80".parse().unwrap());
+        matches!(outbound(&refusing, pod(&refusing, "case", "a"), to, scatter(*pick)), Route::Plain(_))
+    });
+    let shares = shares.count();
+    assert!((850..1150).contains(&shares), "one endpoint of three is outside of the mesh: {shares} of 3000");
+    let passing = nodes(IncapableDestination::Plain);
+    let migrating = "plain to incapable 10.0.0.4:80".to_owned();
+    assert_eq!(leads(&passing, "10.96.0.1:80"), [tunnel, migrating, plain].into());
+}
+
+#[test]
+fn in_a_world_from_files_a_node_that_says_nothing_of_itself_takes_tunnels() {
+    let silent = NODES.replace("capabilities: []", "capabilities: [hbone]").replace("name: able", "name: other");
+    let world = world(&silent);
+    for to in ["10.0.0.3:80", "10.0.0.4:80"] {
+        assert_eq!(leads(&world, to), [format!("tunnel {to}")].into());
+    }
 }

@@ -22,8 +22,8 @@ use std::sync::{Arc, OnceLock};
 pub use build::{Loaded, load};
 pub use manifest::{Kind, ObjectKey, Rejection, Severity, SourceText};
 pub use model::{
-    CaptureSet, ContainerPort, Endpoint, MeshConfig, MeshMode, Pod, Protocol, Service, ServicePort, ServiceRef,
-    UnknownDestination, Workload, WorkloadKind,
+    Capabilities, CaptureSet, ContainerPort, Endpoint, IncapableDestination, MeshConfig, MeshMode, Pod, Protocol,
+    Service, ServicePort, ServiceRef, UnknownDestination, Workload, WorkloadKind,
 };
 pub use projection::{Projected, Projection};
 pub use shared_map::{Difference, SharedMap};
@@ -55,6 +55,8 @@ pub struct World {
     node_ports: SharedMap<u16, NodePort>,
     vips: SharedMap<IpAddr, VipOwner>,
     services: SharedMap<ServiceKey, Arc<Service>>,
+    /// What the agents say of their nodes.
+    capabilities: SharedMap<Text, Capabilities>,
     captured: CaptureSet,
     policy: Arc<PolicyIndex>,
     /// What each namespace says of its pods.
@@ -206,6 +208,16 @@ impl World {
     /// Whether the address is a node's own.
     pub fn is_node_address(&self, ip: IpAddr) -> bool {
         self.nodes.contains_key(&canonical(ip))
+    }
+
+    /// What the agent of `node` can do for its pods, as far as is known.
+    pub fn capabilities(&self, node: &str) -> Capabilities {
+        self.capabilities.get(node).copied().unwrap_or(self.mesh.unpublished)
+    }
+
+    /// What the agent of `node` says of it; `None` if it says nothing.
+    pub fn published(&self, node: &str) -> Option<Capabilities> {
+        self.capabilities.get(node).copied()
     }
 
     /// What the kernel must hand to the agent: the configured ranges and those of Services, every

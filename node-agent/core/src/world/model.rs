@@ -32,6 +32,10 @@ pub struct MeshConfig {
     pub capture_ranges: Vec<IpNet>,
     /// What becomes of a captured connection to an address that the world does not know.
     pub unknown_destination: UnknownDestination,
+    /// What a node can do whose agent has said nothing of it.
+    pub unpublished: Capabilities,
+    /// What becomes of a connection to a pod that ought to be reached by a tunnel and cannot.
+    pub incapable_destination: IncapableDestination,
     /// Namespaces whose pods are never enrolled, whatever their labels say.
     pub never_enrolled: Vec<String>,
 }
@@ -45,6 +49,33 @@ pub enum UnknownDestination {
     #[default]
     Refuse,
     /// It leaves in clear, as without Warren.
+    Plain,
+}
+
+/// What the agent of a node can do for the node's pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Capabilities {
+    /// It takes tunnels for them.
+    pub hbone: bool,
+}
+
+impl Capabilities {
+    /// The word for [`Self::hbone`].
+    pub const HBONE: &'static str = "hbone";
+    /// Nothing: there is no agent, as far as is known.
+    pub const NONE: Self = Self { hbone: false };
+    /// All that this release can do.
+    pub const ALL: Self = Self { hbone: true };
+}
+
+/// What becomes of a connection to a pod whose labels want it in the mesh, on a node whose agent does not say that it
+/// takes tunnels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IncapableDestination {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It passes in clear, and is counted: for the time in which agents come to a cluster's nodes one by one.
     Plain,
 }
 
@@ -62,6 +93,8 @@ impl MeshConfig {
             region: String::new(),
             capture_ranges: Vec::new(),
             unknown_destination: UnknownDestination::Refuse,
+            unpublished: Capabilities::ALL,
+            incapable_destination: IncapableDestination::Refuse,
             never_enrolled: NEVER_ENROLLED.map(str::to_owned).to_vec(),
         }
     }

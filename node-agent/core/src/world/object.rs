@@ -6,6 +6,7 @@
 
 mod endpoint_slice;
 mod mesh;
+mod mesh_node;
 mod metadata;
 mod node;
 mod pod;
@@ -22,6 +23,7 @@ pub(super) use pod::PodObject;
 pub(super) use service::{ServiceObject, ServicePortObject, TargetPort};
 
 use super::manifest::{Document, Kind, Node};
+use super::model::Capabilities;
 use crate::enrolment::mode::Said;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use metadata::Metadata;
@@ -54,6 +56,7 @@ pub(super) enum Object {
     EndpointSlice(EndpointSliceObject),
     Node(NodeObject),
     ServiceCidr(ServiceCidrObject),
+    MeshNode(Capabilities),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
 }
@@ -89,6 +92,7 @@ pub(super) fn read(document: &Document) -> Result<Read, Vec<FieldProblem>> {
         Kind::EndpointSlice => endpoint_slice::read(document).map(|s| Object::EndpointSlice(s).into()),
         Kind::Node => node::read_node(document).map(|n| Object::Node(n).into()),
         Kind::ServiceCidr => node::read_service_cidr(document).map(|s| Object::ServiceCidr(s).into()),
+        Kind::MeshNode => mesh_node::read(document).map(|capabilities| Object::MeshNode(capabilities).into()),
         Kind::AuthorizationPolicy => policy::read_authorization(document),
         Kind::PeerAuthentication => policy::read_peer_authentication(document),
     }

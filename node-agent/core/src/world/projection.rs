@@ -128,6 +128,8 @@ const NODE: Keep = Only(&[("metadata", METADATA), ("status", Only(&[("addresses"
 
 const SERVICE_CIDR: Keep = Only(&[("metadata", METADATA), ("spec", Only(&[("cidrs", All)]))]);
 
+const MESH_NODE: Keep = Only(&[("metadata", METADATA), ("spec", Only(&[("format", All), ("capabilities", All)]))]);
+
 /// Policies are read strictly: what is not known must be seen, to be refused.
 const POLICY: Keep = Except(&[("metadata", METADATA), ("status", Nothing)]);
 
@@ -139,6 +141,7 @@ fn kept_of(kind: Kind) -> &'static Keep {
         Kind::EndpointSlice => &ENDPOINT_SLICE,
         Kind::Node => &NODE,
         Kind::ServiceCidr => &SERVICE_CIDR,
+        Kind::MeshNode => &MESH_NODE,
         Kind::AuthorizationPolicy | Kind::PeerAuthentication => &POLICY,
         Kind::Mesh => &All,
     }

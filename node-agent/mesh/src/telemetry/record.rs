@@ -48,6 +48,8 @@ pub struct Record {
     proven: Option<Proven>,
     policy: Option<String>,
     route: &'static str,
+    /// Why it is carried as it is, where that is not what one would expect.
+    remark: Option<&'static str>,
     hbone_addr: Option<String>,
     application: Option<SocketAddr>,
     trace_id: Option<TraceId>,
@@ -113,6 +115,7 @@ impl ConnectionRecord {
             proven: None,
             policy: None,
             route: "none",
+            remark: None,
             hbone_addr: None,
             application: None,
             trace_id: None,
@@ -188,6 +191,11 @@ impl Record {
     /// How it is carried: `tunnel`, `plain`, `own`, `kernel`, `probe`.
     pub fn set_route(&mut self, route: &'static str) {
         self.route = route;
+    }
+
+    /// Why it is carried as it is: the audit event's reason, unless it ends for one of its own.
+    pub fn set_remark(&mut self, remark: &'static str) {
+        self.remark = Some(remark);
     }
 
     /// The CONNECT authority.
@@ -371,7 +379,7 @@ impl Record {
             trust_domain: peer.map(|peer| peer.id.trust_domain().to_string()),
             policy: self.policy.clone(),
             decision: end.decision,
-            reason: end.reason.clone(),
+            reason: end.reason.clone().or_else(|| self.remark.map(str::to_owned)),
             route: self.route.into(),
             response_code: self.response_code,
             response_flags: end.flag.as_str().into(),

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::intern::Interner;
 use super::manifest::{Kind, ObjectKey};
-use super::model::{CaptureSet, MeshConfig, Pod, Service};
+use super::model::{Capabilities, CaptureSet, MeshConfig, Pod, Service};
 use super::object::{EndpointSliceObject, FieldProblem, Object, ServiceObject};
 use super::shared_map::SharedMap;
 use super::text::Text;
@@ -56,6 +56,8 @@ pub(super) struct WorldBuilder {
     /// Addresses of Node objects.
     node_objects: BTreeMap<Text, Vec<IpAddr>>,
     service_cidrs: BTreeMap<Text, Vec<IpNet>>,
+    /// What the agents say of their nodes.
+    capabilities: SharedMap<Text, Capabilities>,
     captured: CaptureSet,
     exact_changed: bool,
     policies: PolicyBuilder,
@@ -108,6 +110,7 @@ impl WorldBuilder {
             service_of_slice: HashMap::new(),
             node_objects: BTreeMap::new(),
             service_cidrs: BTreeMap::new(),
+            capabilities: SharedMap::default(),
             exact_changed: false,
         }
     }
@@ -121,6 +124,10 @@ impl WorldBuilder {
             Object::EndpointSlice(slice) => self.put_slice(key, slice),
             Object::Node(node) => self.put_node(&key.name, node.addresses),
             Object::ServiceCidr(cidr) => self.put_service_cidr(&key.name, cidr.cidrs),
+            Object::MeshNode(capabilities) => {
+                let node = self.interner.text(&key.name);
+                self.capabilities.insert(node, capabilities);
+            }
             Object::AuthorizationPolicy(policy) => {
                 self.remove_policy(key);
                 self.policies.put_authorization(policy);
@@ -148,6 +155,9 @@ impl WorldBuilder {
             Kind::EndpointSlice => self.remove_slice(key),
             Kind::Node => self.put_node(&key.name, Vec::new()),
             Kind::ServiceCidr => self.put_service_cidr(&key.name, Vec::new()),
+            Kind::MeshNode => {
+                self.capabilities.remove(key.name.as_str());
+            }
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.remove_policy(key),
             Kind::Mesh | Kind::ServiceAccount => {}
         }
@@ -177,6 +187,7 @@ impl WorldBuilder {
             node_ports: self.node_ports.owners().clone(),
             vips: self.vips.owners().clone(),
             services: self.services.clone(),
+            capabilities: self.capabilities.clone(),
             captured: self.captured.clone(),
             policy: Arc::new(self.policies.index()),
             namespaces: self.said.clone(),

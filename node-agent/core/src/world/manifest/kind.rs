@@ -21,6 +21,8 @@ pub enum Kind {
     Node,
     /// `networking.k8s.io`.
     ServiceCidr,
+    /// Warren's own: what a node's agent says that it serves.
+    MeshNode,
     /// `security.istio.io`.
     AuthorizationPolicy,
     /// `security.istio.io`.
@@ -28,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(in crate::world) const ALL: [Self; 10] = [
+    pub(in crate::world) const ALL: [Self; 11] = [
         Self::Mesh,
         Self::Namespace,
         Self::ServiceAccount,
@@ -37,6 +39,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::Node,
         Self::ServiceCidr,
+        Self::MeshNode,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
     ];
@@ -52,6 +55,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
+            Self::MeshNode => "MeshNode",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
         }
@@ -60,7 +64,7 @@ impl Kind {
     /// API group and the versions that are read.
     pub(super) fn api(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Mesh => ("warren.dev", &["v1alpha1"]),
+            Self::Mesh | Self::MeshNode => ("warren.dev", &["v1alpha1"]),
             Self::EndpointSlice => ("discovery.k8s.io", &["v1"]),
             Self::ServiceCidr => ("networking.k8s.io", &["v1", "v1beta1"]),
             Self::AuthorizationPolicy | Self::PeerAuthentication => ("security.istio.io", &["v1", "v1beta1"]),
@@ -70,7 +74,7 @@ impl Kind {
 
     /// Objects of these kinds have no namespace.
     pub(in crate::world) fn is_cluster_wide(self) -> bool {
-        matches!(self, Self::Mesh | Self::Namespace | Self::Node | Self::ServiceCidr)
+        matches!(self, Self::Mesh | Self::Namespace | Self::Node | Self::ServiceCidr | Self::MeshNode)
     }
 
     /// Whether a refused object of the kind must make pods deny.

@@ -72,6 +72,8 @@ impl MeshObject {
             region: text(&self.region, &defaults.region),
             capture_ranges: ranges.iter().map(IpNet::trunc).collect(),
             unknown_destination: defaults.unknown_destination,
+            unpublished: defaults.unpublished,
+            incapable_destination: defaults.incapable_destination,
             never_enrolled: defaults.never_enrolled.clone(),
         }
     }

@@ -164,10 +164,13 @@ fn namespace(number: u8, shape: u8) -> Value {
 }
 
 fn other(number: u8, shape: u8) -> Value {
-    match shape % 2 {
+    match shape % 3 {
         0 => json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("n{number}")},
             "status": {"addresses": [{"type": "InternalIP", "address": format!("192.168.0.{}", shape % 3)},
                 {"type": "Hostname", "address": "n"}]}}),
+        1 => json!({"apiVersion": "warren.dev/v1alpha1", "kind": "MeshNode",
+            "metadata": {"name": format!("n{}", number % 2)},
+            "spec": {"format": 1, "capabilities": if shape.is_multiple_of(2) { json!(["hbone"]) } else { json!([]) }}}),
         _ => {
             json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": format!("c{number}")},
             "spec": {"cidrs": [format!("10.9{}.0.0/16", shape % 4 + 5)]}})
