@@ -143,14 +143,21 @@ impl ApiServer {
     /// Runs kubectl as the administrator and demands success.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> String {
-        let mut command = self.inside(&self.bin.join("kubectl"));
-        command.arg("--kubeconfig").arg(self.dir.join("admin.conf")).args(arguments);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
-        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads");
-        let output = child.wait_with_output().expect("kubectl ends");
+        let output = self.kubectl_as(ADMIN_TOKEN, arguments, input);
         assert!(output.status.success(), "kubectl {arguments:?}: {}", command::text(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs kubectl as whoever has this token, with whatever outcome.
+    #[track_caller]
+    pub fn kubectl_as(&self, token: &str, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.inside(&self.bin.join("kubectl"));
+        command.arg("--kubeconfig").arg(self.dir.join("admin.conf")).arg(format!("--token={token}")).args(arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        // One that reads nothing may have ended already.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        child.wait_with_output().expect("kubectl ends")
     }
 
     /// Applies manifests.
@@ -165,6 +172,13 @@ impl ApiServer {
         self.apply(
             &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}).to_string(),
         );
+    }
+
+    /// Makes a Node; returns its UID.
+    #[track_caller]
+    pub fn node(&self, name: &str) -> String {
+        self.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}).to_string());
+        self.kubectl(&["get", "node", name, "-o", "jsonpath={.metadata.uid}"], "")
     }
 
     /// Makes a pod that runs, as a kubelet would tell; returns its UID.

@@ -94,7 +94,7 @@ fn wait_socket(agent: &Agent) {
     eventually("a status socket", SOON, || socket.exists().then_some(()));
 }
 
-fn install_crds(api: &ApiServer) {
+pub(crate) fn install_crds(api: &ApiServer) {
     api.kubectl(&["apply", "-f", CRDS], "");
     api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "");
 }

@@ -21,6 +21,7 @@ mod inspect;
 mod kubernetes;
 mod leftovers;
 mod pod_events;
+mod mesh_node;
 mod pods;
 mod policy;
 mod probes;
