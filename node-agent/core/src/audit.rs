@@ -92,7 +92,8 @@ pub struct AuditEvent {
     pub policy: Option<String>,
     /// What was decided.
     pub decision: Decision,
-    /// Why it was refused, or why a permitted connection failed.
+    /// Why it was refused, why a permitted connection failed, or why it went in clear although its destination is meant
+    /// to be in the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How it was carried: `tunnel`, `plain`, `own`, `kernel`, `probe`, `none`.

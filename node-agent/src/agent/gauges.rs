@@ -86,7 +86,10 @@ impl WatchGauges {
             health,
             age: gauge("warren_world_source_age_seconds", "Time since the API server last said anything of a kind"),
             synced: gauge("warren_world_source_synced", "Whether every object of a kind has been told of once"),
-            missing: gauge("warren_world_source_missing", "Whether the cluster lacks a kind, so that none is enforced"),
+            missing: gauge(
+                "warren_world_source_missing",
+                "Whether the cluster lacks a kind, so that no new object of it is enforced",
+            ),
             watching: gauge("warren_world_source_watching", "Whether changes of a kind are being told of now"),
         }
     }

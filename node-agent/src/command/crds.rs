@@ -11,7 +11,8 @@ use crate::exit::{Exit, Fatal, chain};
 use crate::kube_client::connect_as_kubectl;
 
 /// Definitions that this binary carries, by their files' names.
-const CRDS: [(&str, &str); 2] = [
+const CRDS: [(&str, &str); 3] = [
+    ("meshnodes.yaml", include_str!("../../../deploy/crds/meshnodes.yaml")),
     ("authorizationpolicies.yaml", include_str!("../../../deploy/crds/authorizationpolicies.yaml")),
     ("peerauthentications.yaml", include_str!("../../../deploy/crds/peerauthentications.yaml")),
 ];

@@ -14,7 +14,7 @@ pub(crate) enum Standing {
     Listing,
     /// Changes are being told.
     Watching,
-    /// The cluster has no such kind: there can be no object of it. It is asked for from time to time.
+    /// The cluster has no such kind, which is asked for from time to time. An error tells if objects of it stay.
     Missing,
 }
 

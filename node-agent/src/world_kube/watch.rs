@@ -28,6 +28,10 @@ const WATCH_SECONDS: std::ops::Range<u64> = 240..360;
 /// Objects a page.
 const PAGE: usize = 500;
 
+/// What is said of a kind that went away while nobody could tell of its objects.
+const KEPT: &str = "the cluster no longer has the kind; what it said of it last stays in force until the kind comes back \
+                    or the agent restarts";
+
 /// What a watch tells the collector.
 #[derive(Debug)]
 pub(crate) enum Told {
@@ -53,11 +57,23 @@ pub(crate) struct Watch {
     /// The server sends lists as streams, as far as is known.
     streams: bool,
     synced: bool,
+    /// The server has told of the kind, so that objects of it may be in force.
+    listed: bool,
 }
 
 impl Watch {
     pub(crate) fn new(watched: Watched, kubeconfig: Option<PathBuf>, health: Health, told: Sender<Told>) -> Self {
-        Self { watched, kubeconfig, health, told, api: None, version: None, streams: true, synced: false }
+        Self {
+            watched,
+            kubeconfig,
+            health,
+            told,
+            api: None,
+            version: None,
+            streams: true,
+            synced: false,
+            listed: false,
+        }
     }
 
     /// Watches until nobody listens any more.
@@ -157,6 +173,7 @@ impl Watch {
     }
 
     async fn follow(&mut self, mut lines: Lines) -> Result<(), WatchError> {
+        self.listed = true;
         self.health.set(self.watched, |one| {
             one.standing = Standing::Watching;
             one.error = None;
@@ -206,8 +223,10 @@ impl Watch {
         Ok(())
     }
 
-    /// The server has no such kind. At the start that means that there is no object of it; later its objects stay: if
-    /// someone took the kind away, its objects went one by one before, and a watch told of it.
+    /// The server has no such kind. At the start that means that there is no object of it. Later its objects stay: if
+    /// someone took the kind away, its objects went one by one before, and a watch told of it, unless it was down. Then
+    /// they stay as well, and it is said: without them there would be more clear text and fewer refusals, whichever
+    /// kind it is.
     async fn missing(&mut self) -> Result<(), WatchError> {
         let Some(api) = self.api.clone() else { return Ok(()) };
         if !api.lacks(self.watched).await? {
@@ -218,9 +237,11 @@ impl Watch {
         self.health.set(self.watched, |one| {
             is_new = one.standing != Standing::Missing;
             one.standing = Standing::Missing;
-            one.error = None;
+            one.error = self.listed.then(|| KEPT.to_owned());
         });
-        if is_new {
+        if is_new && self.listed {
+            tracing::warn!(kind = self.watched.kind.as_str(), "{KEPT}");
+        } else if is_new {
             tracing::warn!(
                 kind = self.watched.kind.as_str(),
                 "the cluster has no such kind: none is enforced until it comes; it is asked for from time to time"

@@ -29,6 +29,9 @@ pub enum Manner {
     Broken,
 }
 
+/// Where it serves unless told otherwise.
+const HERE: &str = "127.0.0.1:8001";
+
 /// The fake. Its threads end with the test.
 #[derive(Debug, Clone)]
 pub struct FakeApi(Arc<Mutex<State>>);
@@ -45,7 +48,13 @@ impl FakeApi {
     /// Serves at 127.0.0.1:8001 of a namespace. Objects are given with plural and kind.
     #[track_caller]
     pub fn start(netns: &NetNs, objects: &[(&str, &str, Value)]) -> Self {
-        let listener = netns.run(|| TcpListener::bind("127.0.0.1:8001").expect("free port"));
+        Self::start_at(netns, HERE, objects)
+    }
+
+    /// The same at another address.
+    #[track_caller]
+    pub fn start_at(netns: &NetNs, address: &str, objects: &[(&str, &str, Value)]) -> Self {
+        let listener = netns.run(|| TcpListener::bind(address).expect("free port"));
         let owned =
             objects.iter().map(|(plural, kind, object)| ((*plural).to_owned(), (*kind).to_owned(), object.clone()));
         let state = State { manner: Manner::Sound, objects: owned.collect(), waiting: Vec::new() };
@@ -62,8 +71,13 @@ impl FakeApi {
 
     /// A kubeconfig that leads to it.
     pub fn kubeconfig() -> String {
+        Self::kubeconfig_for(HERE)
+    }
+
+    /// A kubeconfig that leads to one at another address.
+    pub fn kubeconfig_for(address: &str) -> String {
         json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:8001"}}],
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]})
         .to_string()

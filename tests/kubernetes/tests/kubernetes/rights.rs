@@ -38,7 +38,7 @@ enum Symptom {
 }
 use Symptom::{AgentEnds, AgentStarts, Controllers, ControllersFirst, ControllersStart, NoEvent, PodStarts};
 
-const RIGHTS: [(Role, &str, &str, Symptom); 22] = [
+const RIGHTS: [(Role, &str, &str, Symptom); 23] = [
     (AGENT, "namespaces", "watch", AgentStarts("may not list and watch namespaces")),
     (AGENT, "nodes", "watch", AgentStarts("may not list and watch nodes")),
     (AGENT, "pods", "watch", AgentStarts("may not list and watch pods")),
@@ -47,6 +47,7 @@ const RIGHTS: [(Role, &str, &str, Symptom); 22] = [
     (AGENT, "servicecidrs", "watch", AgentStarts("may not list and watch servicecidrs")),
     (AGENT, "authorizationpolicies", "watch", AgentStarts("may not list and watch authorizationpolicies")),
     (AGENT, "peerauthentications", "watch", AgentStarts("may not list and watch peerauthentications")),
+    (AGENT, "meshnodes", "watch", AgentStarts("may not list and watch meshnodes")),
     (AGENT, "endpointslices", "list", PodStarts("cannot list resource \\\"endpointslices\\\"")),
     (AGENT, "events", "create", NoEvent),
     (AGENT_HERE, "configmaps", "get", AgentStarts("cannot get resource \\\"configmaps\\\"")),
@@ -67,9 +68,10 @@ const RIGHTS: [(Role, &str, &str, Symptom); 22] = [
 fn is_excepted(role: Role, resource: &str, verb: &str) -> Option<&'static str> {
     match (role, resource, verb) {
         (AGENT | CONTROLLER, _, "list") => Some("for servers that do not send lists as streams, which this one does"),
-        (CONTROLLER, "meshnodes", _) | (AGENT, "meshnodes", _) | (CONTROLLER, "nodes", "get" | "patch") => {
-            Some("netns module controller: rotation and start-up taint")
+        (CONTROLLER, "meshnodes", _) | (CONTROLLER, "nodes", "get" | "patch") => {
+            Some("netns module controller: rotation; cluster module mesh: start-up taint")
         }
+        (AGENT, "meshnodes", _) => Some("netns module mesh_node; without it nobody is led into the node's tunnels"),
         (CONTROLLER, _, "watch") | (CONTROLLER, _, "get" | "update") => {
             Some("the same watches as the agent's; netns module controller: conditions of policies")
         }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use warren_test_support::api_server::{self, ApiServer};
-use warren_test_support::client::{assert_echo, assert_refused};
+use warren_test_support::client::{assert_echo, assert_refused, exchange};
 use warren_test_support::command::{self, warren_bin};
 use warren_test_support::controller::{Controller, SYSTEM, agent_token, prepare, tell_endpoints};
 use warren_test_support::lab::TRUST_DOMAIN;
@@ -356,4 +357,112 @@ fn authors_of_policies_are_told_what_became_of_them() {
     mesh.start_controller(SECOND);
     mesh.api.apply(&policy("good", "from").to_string());
     condition(&mesh.api, "good", &|one| one["observedGeneration"] == 3 && one["status"] == "True");
+}
+
+/// What the agents are told about the authority, as `warren ca status` shows it.
+fn ca_status(mesh: &Mesh) -> Value {
+    let (done, said) = mesh.ca(&["status", "--json"]);
+    assert!(done, "{said}");
+    let from = said.find('{').unwrap_or_else(|| panic!("{said}"));
+    serde_json::from_str(said[from..].trim()).unwrap()
+}
+
+/// Follows a rotation to its end; `at` is told of each step as it is seen.
+#[track_caller]
+fn follow(mesh: &Mesh, mut at: impl FnMut(&str)) {
+    let mut seen = String::new();
+    eventually("the rotation ends", 3 * SOON, || {
+        let status = ca_status(mesh);
+        let Some(step) = status["rotation"]["step"].as_str() else { return Some(()) };
+        if seen != step {
+            seen = step.to_owned();
+            at(step);
+        }
+        None
+    });
+}
+
+#[test]
+fn keys_are_replaced_under_load_without_a_failed_connection() {
+    let Some(mut mesh) = Mesh::bare() else { return };
+    mesh.api.kubectl(&["apply", "-f", CRDS], "");
+    mesh.api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "");
+    mesh.start_controller(FIRST);
+    mesh.start_controller(SECOND);
+    mesh.tell();
+    mesh.start_agent();
+    mesh.run_pod("client");
+    mesh.run_pod("server");
+    let first = mesh.wait_svid("client");
+    mesh.wait_svid("server");
+    let _echo = Server::echo(&mesh.server.ns, any(8080));
+    let mut controllers = std::mem::take(&mut mesh.controllers);
+    let roots = || mesh.secret().expect("a Secret")["data"]["root-cert.pem"].clone();
+    let (issuer, root) = (ca_status(&mesh)["issuer"].clone(), roots());
+    let end = AtomicBool::new(false);
+    let (client, to) = (&mesh.client.ns, mesh.server.at(8080));
+    let (good, failed) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let (mut good, mut failed) = (0, Vec::new());
+            while !end.load(Ordering::Relaxed) {
+                match exchange(client, to, b"in every step") {
+                    Ok(answer) if answer == b"in every step" => good += 1,
+                    other => failed.push(format!("{other:?}")),
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (good, failed)
+        });
+        // Ends the load whatever happens, or a failure would wait for it for ever.
+        let stop = Stop(&end);
+        let rotate = |what: &str| {
+            let (done, said) = mesh.ca(&["rotate", what, "--no-wait"]);
+            assert!(done, "{said}");
+        };
+        rotate("intermediate");
+        let (done, said) = mesh.ca(&["rotate", "root"]);
+        assert!(!done && said.contains("under way"), "{said}");
+        follow(&mesh, |_| ());
+        let second = ca_status(&mesh)["issuer"].clone();
+        assert_ne!(second, issuer);
+        assert_eq!(roots(), root);
+        // In each step the controller that leads is killed; the other one goes on.
+        rotate("root");
+        follow(&mesh, |_| {
+            let leads = |one: &Controller| one.page("/metrics").1.contains("warren_ca_leads 1");
+            if let Some(leader) = controllers.iter_mut().find(|one| leads(one)) {
+                leader.kill();
+                leader.run();
+            }
+        });
+        assert_ne!(roots(), root);
+        drop(stop);
+        load.join().unwrap()
+    });
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), good + failed.len(), failed.first());
+    assert!(good > 500, "only {good} connections");
+    assert_ne!(mesh.wait_svid("client")["svid"]["serial"], first["svid"]["serial"]);
+    // A node that is cut off blocks the next one, until an operator names it.
+    let cut_off = json!({"apiVersion": "warren.dev/v1alpha1", "kind": "MeshNode", "metadata": {"name": "cut-off"},
+        "spec": {"format": 1, "agentVersion": "0.1.0", "capabilities": ["hbone"],
+            "identity": {"bundle": "old", "issuers": ["old"]}}});
+    mesh.api.apply(&cut_off.to_string());
+    let (done, said) = mesh.ca(&["rotate", "intermediate", "--no-wait"]);
+    assert!(done, "{said}");
+    eventually("it waits for that node only", SOON, || {
+        let waiting = ca_status(&mesh)["rotation"]["waiting"].clone();
+        (waiting.as_array()?.len() == 1 && waiting[0]["node"] == "cut-off").then_some(())
+    });
+    let (done, said) = mesh.ca(&["rotate", "--force"]);
+    assert!(done && said.contains("cut off until their agents follow: cut-off"), "{said}");
+    assert!(ca_status(&mesh)["rotation"].is_null());
+}
+
+/// Sets a flag when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -1,7 +1,7 @@
 //! The world from an API server: a real one with its etcd, and a named fake for what a real one does not answer.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use warren_test_support::api_server::{self, ApiServer, TOKEN};
@@ -35,13 +35,20 @@ impl Cluster {
     /// Starts it; the agent is started last, and not waited for.
     #[track_caller]
     fn start(prepare: impl FnOnce(&ApiServer)) -> Option<Self> {
+        Self::start_with(&[], prepare)
+    }
+
+    /// The same with flags for the agent.
+    #[track_caller]
+    fn start_with(flags: &[(&str, &str)], prepare: impl FnOnce(&ApiServer)) -> Option<Self> {
         let bin = programs()?;
         let mut lab = Lab::new(1);
         let (client, server) = (lab.pod(0, "client"), lab.pod(0, "server"));
         let api = ApiServer::start(bin, lab.node(0), lab.dir().join("api"));
         api.namespace("prod", &json!({"warren.dev/mode": "ambient"}));
         prepare(&api);
-        let agent = lab.agent(0).kubernetes(&api.agent_config()).launch();
+        let agent = lab.agent(0).kubernetes(&api.agent_config());
+        let agent = flags.iter().fold(agent, |agent, (flag, value)| agent.flag(flag, value)).launch();
         let mut this = Self { agent, api, processes: Vec::new(), client, server, lab };
         for name in ["client", "server"] {
             this.run_pod(name);
@@ -184,6 +191,41 @@ fn kinds_that_a_cluster_lacks_are_told_and_enforced_once_they_come() {
 }
 
 #[test]
+fn policies_whose_kind_went_away_unseen_stay_in_force_and_that_is_said() {
+    let Some(mut cluster) = Cluster::start(install_crds) else { return };
+    cluster.api.apply(&deny("no-client"));
+    cluster.wait_enrolled(&["client", "server"]);
+    let _echo = Server::echo(&cluster.server.ns, any(8080));
+    cluster.agent.wait_status("the policy", |status| {
+        status["world"]["objects"][0]["object"] == "AuthorizationPolicy prod/no-client"
+    });
+    cluster.wait_answer(false);
+    // While the agent does not look, the kind goes, and the API server forgets that it was there.
+    let agent = cluster.agent.pid().to_string();
+    warren_test_support::command::run("kill", &["-STOP", &agent]);
+    cluster.api.kill_server();
+    cluster.api.start_server();
+    cluster.api.kubectl(&["delete", "crd", "authorizationpolicies.security.istio.io"], "");
+    cluster.api.kill_server();
+    cluster.api.start_server();
+    cluster.api.compact();
+    warren_test_support::command::run("kill", &["-CONT", &agent]);
+    eventually("the kind is missing", SOON, || {
+        let missing = cluster.agent.metric("warren_world_source_missing", &["kind=\"AuthorizationPolicy\""]);
+        (missing == 1.0).then_some(())
+    });
+    let status = cluster.agent.wait_status("a word about it", |status| {
+        status["world"]["source_error"].as_str().is_some_and(|error| error.contains("stays in force"))
+    });
+    assert_eq!(status["world"]["objects"][0]["object"], "AuthorizationPolicy prod/no-client");
+    assert!(exchange(&cluster.client.ns, cluster.server.at(8080), b"?").is_err(), "the policy still denies");
+    // The kind comes back without it.
+    install_crds(&cluster.api);
+    cluster.wait_answer(true);
+    cluster.agent.wait_status("nothing is amiss", |status| status["world"]["source_error"].is_null());
+}
+
+#[test]
 fn a_token_that_is_replaced_is_read_again() {
     let Some(mut cluster) = Cluster::start(|api| api.write_token("expired")) else { return };
     wait_socket(&cluster.agent);
@@ -195,6 +237,48 @@ fn a_token_that_is_replaced_is_read_again() {
     assert!(ready.contains("503"), "{ready}");
     cluster.api.write_token(TOKEN);
     cluster.wait_enrolled(&["client", "server"]);
+}
+
+#[test]
+fn an_api_server_that_is_gone_without_a_word_is_noticed_before_its_bookmarks_are_missed() {
+    let lab = Lab::new(2);
+    let kinds = ["Namespace", "Node", "Pod", "Service"].map(|kind| (format!("{}s", kind.to_lowercase()), kind));
+    let mut objects: Vec<_> = kinds.iter().map(|(plural, kind)| (plural.as_str(), *kind, Value::Null)).collect();
+    objects.push(("endpointslices", "EndpointSlice", Value::Null));
+    let _fake = FakeApi::start_at(lab.node(1), "172.31.0.2:8001", &objects);
+    let config = lab.dir().join("fake.conf");
+    std::fs::write(&config, FakeApi::kubeconfig_for("172.31.0.2:8001")).unwrap();
+    let agent = lab.agent(0).kubernetes(Path::new(&config)).start();
+    let pods_watch = |status: &Value, standing: &str| {
+        let watches = status["world"]["watches"].as_array().unwrap();
+        watches.iter().any(|watch| watch["kind"] == "Pod" && watch["standing"] == standing)
+    };
+    agent.wait_status("it watches", |status| pods_watch(status, "watching"));
+    // Nothing arrives at its node any more, and nobody says so: its end of the connection acknowledges nothing.
+    lab.node(1).check("ip", &["route", "add", "blackhole", "172.31.0.1/32"]);
+    let began = Instant::now();
+    eventually("the agent notices", Duration::from_secs(60), || {
+        (!pods_watch(&agent.status(), "watching")).then_some(())
+    });
+    println!("noticed after {:?}", began.elapsed());
+}
+
+#[test]
+fn an_address_in_a_captured_range_at_which_the_cluster_knows_nothing_is_refused_or_passed_by_configuration() {
+    for (fate, passes) in [("refuse", false), ("plain", true)] {
+        let flags = [("--captured", "10.10.0.0/16"), ("--unknown-destination", fate)];
+        let Some(mut cluster) = Cluster::start_with(&flags, install_crds) else { return };
+        cluster.wait_enrolled(&["client", "server"]);
+        let stranger = cluster.lab.stranger(0, "stranger");
+        let _echo = Server::echo(&stranger.ns, any(8080));
+        assert_eq!(exchange(&cluster.client.ns, stranger.at(8080), b"?").is_ok(), passes, "{fate}");
+        // Both are the agent's word: the range is captured.
+        let event = cluster
+            .agent
+            .wait_audit("the connection", |event| event["destination"]["address"] == stranger.at(8080).to_string());
+        let wanted = if passes { ("ALLOW", "plain") } else { ("DENY", "none") };
+        assert_eq!((event["decision"].as_str().unwrap(), event["route"].as_str().unwrap()), wanted, "{event:#}");
+    }
 }
 
 #[test]

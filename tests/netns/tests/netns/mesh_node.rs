@@ -65,7 +65,7 @@ fn an_agent_writes_the_object_of_its_own_node_and_of_no_other() {
             return Ok(());
         }
         // Not for another reason.
-        assert!(text.contains("ValidatingAdmissionPolicy 'meshnodes.warren.dev'"), "{arguments:?}: {text}");
+        assert!(text.contains("ValidatingAdmissionPolicy 'warren-meshnodes'"), "{arguments:?}: {text}");
         Err(text)
     };
     let create = ["create", "-f", "-"];

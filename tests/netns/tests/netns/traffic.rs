@@ -13,7 +13,7 @@ use warren_test_support::lab::Family;
 use warren_test_support::{Capture, Server, eventually};
 
 use crate::dial;
-use crate::fixture::{Pair, any};
+use crate::fixture::{Pair, Single, any};
 
 #[test]
 fn all_families_travel_in_tunnels_and_the_application_sees_the_client() {
@@ -421,4 +421,26 @@ fn a_client_that_dials_in_unusual_ways_is_served() {
     packets.assert_absent(b"CANARY-");
     packets.assert_only_tls();
     eventually("all were seen by the application", IO_LIMIT, || (echo.peers().len() == 10).then_some(()));
+}
+
+#[test]
+fn an_address_in_a_captured_range_at_which_the_world_knows_nothing_is_refused_or_passed_by_configuration() {
+    for (fate, passes) in [("refuse", false), ("plain", true)] {
+        let mut stranger = None;
+        let single = Single::with(&[("--unknown-destination", fate)], |lab| {
+            stranger = Some(lab.stranger(0, "stranger"));
+            lab.manifest.set(
+                "mesh",
+                "apiVersion: warren.dev/v1alpha1\nkind: Mesh\nmetadata: {name: mesh}\nspec: {trustDomain: mesh.test, \
+                 captureRanges: [10.10.0.0/16]}",
+            );
+        });
+        let to = stranger.as_ref().unwrap().at(8080);
+        let _echo = Server::echo(&stranger.as_ref().unwrap().ns, any(8080));
+        assert_eq!(exchange(&single.client.ns, to, b"?").is_ok(), passes, "{fate}");
+        let event =
+            single.agent.wait_audit("the connection", |event| event["destination"]["address"] == to.to_string());
+        let wanted = if passes { ("ALLOW", "plain") } else { ("DENY", "none") };
+        assert_eq!((event["decision"].as_str().unwrap(), event["route"].as_str().unwrap()), wanted, "{event:#}");
+    }
 }
