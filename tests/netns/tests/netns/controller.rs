@@ -387,6 +387,12 @@ fn keys_are_replaced_under_load_without_a_failed_connection() {
     let Some(mut mesh) = Mesh::bare() else { return };
     mesh.api.kubectl(&["apply", "-f", CRDS], "");
     mesh.api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "");
+    // What an agent says goes with its Node, which kubelet would make, with the taint that new nodes have.
+    let taint = json!({"key": "warren.dev/agent-not-ready", "effect": "NoSchedule"});
+    let other = json!({"key": "example.org/other", "effect": "NoSchedule"});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": mesh.lab.node_name(0)},
+        "spec": {"taints": [taint, other]}});
+    mesh.api.apply(&node.to_string());
     mesh.start_controller(FIRST);
     mesh.start_controller(SECOND);
     mesh.tell();
@@ -399,6 +405,11 @@ fn keys_are_replaced_under_load_without_a_failed_connection() {
     let mut controllers = std::mem::take(&mut mesh.controllers);
     let roots = || mesh.secret().expect("a Secret")["data"]["root-cert.pem"].clone();
     let (issuer, root) = (ca_status(&mesh)["issuer"].clone(), roots());
+    eventually("the agent serves, so its node's start-up taint is gone, and no other", SOON, || {
+        let keys = ["get", "node", &mesh.lab.node_name(0), "-o", "jsonpath={.spec.taints[*].key}"];
+        let left = mesh.api.kubectl(&keys, "");
+        (!left.contains("warren.dev") && left.contains("example.org/other")).then_some(())
+    });
     let end = AtomicBool::new(false);
     let (client, to) = (&mesh.client.ns, mesh.server.at(8080));
     let (good, failed) = std::thread::scope(|scope| {
