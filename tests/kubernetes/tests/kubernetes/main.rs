@@ -13,6 +13,7 @@ mod cluster;
 mod images;
 mod install;
 mod leftovers;
+mod mesh;
 mod network;
 mod nodes;
 mod objects;
@@ -37,7 +38,7 @@ macro_rules! tests {
     };
 }
 
-const TESTS: [Test; 23] = tests![
+const TESTS: [Test; 28] = tests![
     nodes::are_ready_with_addresses_of_both_families,
     network::pods_of_two_nodes_reach_each_other_over_both_families,
     network::a_service_is_reached_by_its_addresses_from_every_node,
@@ -53,6 +54,11 @@ const TESTS: [Test; 23] = tests![
     install::an_uninstall_leaves_policies_keys_and_clean_nodes,
     install::a_delete_in_a_hurry_cleans_the_nodes_too,
     install::without_proof_capture_stays_until_doctor_cleans_the_node,
+    mesh::strict_pods_are_probed_and_nothing_else_of_the_host_gets_in,
+    mesh::members_use_services_names_jobs_and_init_containers,
+    mesh::without_their_agent_members_wait_and_others_do_not,
+    mesh::a_rebooted_node_lets_nobody_in_before_its_agent_serves,
+    mesh::labels_come_and_go_without_a_failed_connection,
     rights::without_any_verb_something_does_not_work,
     nodes::a_rebooted_node_runs_its_pods_again,
     nodes::a_node_that_is_cut_off_is_missed_and_comes_back,
