@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use warren_core::identity::SpiffeIdError;
 use warren_core::world::{Loaded, MeshConfig, World};
@@ -146,13 +147,12 @@ pub(crate) async fn run(mut config: Config) -> Result<(), Fatal> {
         lost: 0,
         cni: Cni::default(),
         removal,
+        publishing: None,
     };
     agent.apply(loaded);
     agent.serve_cni()?;
     agent.board.notes().ready = true;
-    if let Some(publisher) = publisher {
-        tokio::task::spawn_local(publisher.run(agent.shared.clone()));
-    }
+    agent.publishing = publisher.map(|publisher| tokio::task::spawn_local(publisher.run(agent.shared.clone())));
     announce(&format!("ready node={} pods={}", agent.config.node, agent.keeper.entries().len()));
     Box::pin(agent.drive()).await
 }
@@ -172,6 +172,8 @@ struct Agent {
     lost: u64,
     cni: Cni,
     removal: Removal,
+    /// Says what this node can do, if there is somebody to tell.
+    publishing: Option<JoinHandle<()>>,
 }
 
 impl Agent {
@@ -209,6 +211,10 @@ impl Agent {
         match removal.proven().await {
             Some(why) => {
                 tracing::info!(why, "no agent follows: pods leave the mesh, and this node is cleaned");
+                // It would say anew what is taken back at the end.
+                if let Some(publishing) = self.publishing.take() {
+                    publishing.abort();
+                }
                 self.retire(&traces);
                 Box::pin(self.drain(&mut events, true)).await;
                 removal.finish(&traces).await;
