@@ -1,31 +1,10 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::bed::{Bed, PEER4, PEER6, POD4, POD6, accept, addr, assert_connected, captured, ip, outbound};
 use crate::capture::{CleanupConfig, NodeCapture, cleanup};
 use crate::sys::socket::{bound_interface, netns_cookie};
-
-#[test]
-fn enrolling_is_quick() {
-    // The first pod of a machine switches parts of the kernel on.
-    let other = Bed::new();
-    let _other = other.node();
-    let bed = Bed::new();
-    let mut node = bed.node();
-    let spec = bed.spec();
-    let mut shortest = Duration::MAX;
-    for _ in 0..10 {
-        node.capture.forget(&spec.uid).unwrap();
-        let started = Instant::now();
-        node.capture.enrol(&spec).unwrap();
-        let took = started.elapsed();
-        eprintln!("enrolled in {took:?}");
-        shortest = shortest.min(took);
-    }
-    // Without optimisation. A grace period of RCU alone, which attaching a tcx link waits for, is longer.
-    assert!(shortest < Duration::from_millis(10), "{shortest:?}");
-}
 
 #[test]
 fn captured_connections_arrive_with_their_destination() {
